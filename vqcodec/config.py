@@ -1,0 +1,152 @@
+"""Frozen configuration of a model, checked when built, to and from JSON."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+__all__ = ["PRESETS", "Level", "ModelConfig", "PriorConfig"]
+
+MAX_LEVELS = 64
+QUALITY_STEPS = 101  # the file stores an integer quality 0..100
+
+
+@dataclass(frozen=True)
+class Level:
+    """One index grid: an index per `stride` x `stride` pixels, out of `codebook_size` codes."""
+
+    stride: int
+    codebook_size: int
+
+    def __post_init__(self) -> None:
+        if self.stride not in (1, 2, 4, 8, 16, 32, 64):
+            raise ValueError(f"stride must be a power of two up to 64, got {self.stride}")
+        if not 2 <= self.codebook_size <= 4096:
+            raise ValueError(f"codebook size must be 2..4096, got {self.codebook_size}")
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Size of the PixelCNN: channels of each distinct stride (coarse first), gated layers."""
+
+    channels: tuple[int, ...]
+    layers: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.channels or not all(1 <= c <= 512 for c in self.channels):
+            raise ValueError(f"prior channels must be 1..512, got {self.channels}")
+        if not 1 <= self.layers <= 64:
+            raise ValueError(f"prior layers must be 1..64, got {self.layers}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that shapes a model.
+
+    Args:
+        name: what the user types after `--model`.
+        levels: coarse first; strides never increase along the list.
+        latent_dims: latent channels of each distinct stride, coarse first.
+        encoder: channels of the encoder branch, then its residual blocks.
+        decoder: (channels, blocks) at twice, once and half the finest stride.
+        prior: size of the prior.
+        lambdas: squared error (pixels in 0..1, summed over RGB) that one bit must save
+            at quality 0 and at quality 100; log-linear between.
+    """
+
+    name: str
+    levels: tuple[Level, ...]
+    latent_dims: tuple[int, ...]
+    prior: PriorConfig
+    encoder: tuple[int, int] = (128, 2)
+    decoder: tuple[tuple[int, int], ...] = ((256, 2), (128, 2), (64, 2))
+    lambdas: tuple[float, float] = (0.3, 0.0012)
+
+    def __post_init__(self) -> None:
+        strides = [level.stride for level in self.levels]
+        if not 1 <= len(strides) <= MAX_LEVELS or strides != sorted(strides, reverse=True):
+            raise ValueError(f"levels must be 1..{MAX_LEVELS}, coarse first, got strides {strides}")
+        if self.strides[-1] < 2:
+            raise ValueError("the finest stride must be at least 2")
+        for what, values in (("latent", self.latent_dims), ("prior", self.prior.channels)):
+            if len(values) != len(self.strides):
+                raise ValueError(f"{what}: one width per distinct stride {self.strides}")
+        for dim, stride in zip(self.latent_dims, self.strides, strict=True):
+            if not 1 <= dim <= 3 * stride * stride:
+                raise ValueError(f"stride {stride} has at most {3 * stride**2} latent channels")
+        if not self.lambdas[0] >= self.lambdas[1] > 0:
+            raise ValueError(f"lambdas must fall with quality and be positive, got {self.lambdas}")
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Distinct strides, coarse first."""
+        return tuple(dict.fromkeys(level.stride for level in self.levels))
+
+    @property
+    def base_stride(self) -> int:
+        """The finest stride: the grid on which the latent lives."""
+        return self.levels[-1].stride
+
+    def latent_dim(self, stride: int) -> int:
+        """Latent channels in which levels of this stride are quantised."""
+        return self.latent_dims[self.strides.index(stride)]
+
+    def lambda_at(self, quality: float) -> float:
+        """Squared error per bit at a quality 0..100."""
+        first, last = self.lambdas
+        return float(first * (last / first) ** (quality / 100))
+
+    def grid_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """(h, w) of each level's grid for a picture, padded to the coarsest stride."""
+        coarse = self.levels[0].stride
+        rows, cols = -(-height // coarse) * coarse, -(-width // coarse) * coarse
+        return [(rows // level.stride, cols // level.stride) for level in self.levels]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "ModelConfig":
+        """Inverse of `to_json`; ValueError for anything else."""
+        try:
+            raw: dict[str, Any] = json.loads(text)
+            if unknown := set(raw) - {field.name for field in fields(cls)}:
+                raise ValueError(f"unknown fields {sorted(unknown)}")
+            prior = raw.pop("prior")
+            return cls(
+                levels=tuple(Level(**level) for level in raw.pop("levels")),
+                prior=PriorConfig(channels=tuple(prior["channels"]), layers=prior["layers"]),
+                **{key: _tuples(value) for key, value in raw.items()},
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a model configuration: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _levels(*groups: tuple[int, int, int]) -> tuple[Level, ...]:
+    return tuple(Level(stride, size) for count, stride, size in groups for _ in range(count))
+
+
+PRESETS = {
+    "photo": ModelConfig(
+        name="photo",
+        levels=_levels((4, 16, 512), (7, 8, 256)),
+        latent_dims=(192, 96),
+        prior=PriorConfig(channels=(96, 64), layers=4),
+    ),
+    # The two ancestors, as configurations of the same code.
+    "vq-vae": ModelConfig(
+        name="vq-vae",
+        levels=_levels((1, 8, 512)),
+        latent_dims=(64,),
+        prior=PriorConfig(channels=(64,)),
+    ),
+    "vq-vae-2": ModelConfig(
+        name="vq-vae-2",
+        levels=_levels((1, 16, 512), (1, 8, 512)),
+        latent_dims=(128, 64),
+        prior=PriorConfig(channels=(64, 64)),
+    ),
+}

@@ -1,0 +1,67 @@
+"""Every exception that vqcodec raises on purpose, as one tree.
+
+VqcodecError                    everything vqcodec raises on purpose
+├── ImageError                  the picture cannot be read, coded or written: mode, size, damage
+├── BitstreamError              the file cannot be decoded
+│   ├── NotVqcodecFile          wrong magic bytes
+│   ├── UnsupportedVersion      written by a newer format; the message says which
+│   └── CorruptChunk            truncated, checksum mismatch, field out of range
+└── ModelError                  unknown model, or weights with another hash than the file names
+
+`ValueError` marks a caller's mistake and is not part of the tree.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BitstreamError",
+    "CorruptChunk",
+    "ImageError",
+    "ModelError",
+    "NotVqcodecFile",
+    "UnsupportedVersion",
+    "VqcodecError",
+]
+
+
+class VqcodecError(Exception):
+    """Base of the tree: `except VqcodecError` catches all of it. Messages are one line."""
+
+
+class ImageError(VqcodecError):
+    """The picture cannot be read, coded or written: damaged, wrong mode or wrong size."""
+
+
+class BitstreamError(VqcodecError):
+    """The file cannot be decoded."""
+
+
+class NotVqcodecFile(BitstreamError):
+    """The first bytes are not those of a `.vqc` file."""
+
+
+class UnsupportedVersion(BitstreamError):
+    """The file was written by a newer version of the format; the message says which."""
+
+
+class CorruptChunk(BitstreamError):
+    """A part of the file is truncated, fails its checksum, or has a field out of range.
+
+    Attributes:
+        kind: the part of the file, for example `b"header"`, `b"payload"` or `b"ICC"`.
+        offset: byte offset in the file (or in the chunk, where only that is known).
+        reason: what is wrong, without the place.
+    """
+
+    def __init__(self, kind: bytes, offset: int, reason: str) -> None:
+        super().__init__(f"chunk {kind!r} at byte {offset}: {reason}")
+        self.kind, self.offset, self.reason = kind, offset, reason
+
+    def __reduce__(self) -> tuple[type[CorruptChunk], tuple[bytes, int, str]]:
+        # Exceptions are pickled through `args`, which here holds the message: process pools need
+        # the three fields.
+        return type(self), (self.kind, self.offset, self.reason)
+
+
+class ModelError(VqcodecError):
+    """The model is unknown, or its weights have another hash than the file names."""
