@@ -1,0 +1,269 @@
+"""Residual vector quantisation: latent <-> one index grid per level; codebook updates.
+
+Level l quantises what the levels before it left of the latent. A level coarser than the latent's
+own grid gathers blocks of f x f latent vectors and projects them by an orthonormal matrix (the
+KLT of those blocks), so that its squared errors are still those of the latent, hence of pixels.
+Sources: VQ-VAE (van den Oord et al. 2017), VQ-VAE-2 (Razavi et al. 2019), residual VQ (Juang and
+Gray 1982; Zeghidour et al. 2021), entropy-constrained VQ (Chou, Lookabaugh and Gray 1989).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vqcodec.config import ModelConfig
+
+__all__ = ["Quantized", "Quantizer"]
+
+RATE_BINS = 16  # marginal code lengths are kept for this many ranges of quality
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """Result of `Quantizer.forward`.
+
+    latent: (B, D, h, w), the sum of all chosen codes.
+    grids: per level (B, h_l, w_l) int64.
+    bits: (B,) marginal code length of all indices.
+    """
+
+    latent: Tensor
+    grids: list[Tensor]
+    bits: Tensor
+
+
+class Quantizer(nn.Module):
+    """Codebooks of all levels. Code 0 of each level is the zero vector: nothing to add."""
+
+    def __init__(self, config: ModelConfig, decay: float = 0.995, rate_decay: float = 0.99) -> None:
+        super().__init__()
+        self.config, self.decay, self.rate_decay = config, decay, rate_decay
+        self.dim = config.latent_dims[-1]
+        for stride, dim in zip(config.strides, config.latent_dims, strict=True):
+            rows = self.dim * (stride // config.base_stride) ** 2
+            self.register_buffer(f"projection_{stride}", torch.eye(rows, dim))
+            self.register_buffer(f"sigma_{stride}", torch.ones(dim))
+        for index, level in enumerate(config.levels):
+            size, dim = level.codebook_size, config.latent_dim(level.stride)
+            self.register_buffer(f"codebook_{index}", torch.zeros(size, dim))
+            self.register_buffer(f"code_sum_{index}", torch.zeros(size, dim))
+            self.register_buffer(f"code_count_{index}", torch.zeros(size))
+            self.register_buffer(f"rate_count_{index}", torch.ones(RATE_BINS, size))
+
+    def buffer(self, kind: str, which: int) -> Tensor:
+        """`codebook` (K, D), `rate_count` (bins, K)... of a level, or `projection` of a stride."""
+        return self.get_buffer(f"{kind}_{which}")
+
+    def gather(self, latent: Tensor, stride: int) -> Tensor:
+        """Latent (B, D, h, w) -> vectors (B, h/f * w/f, D_s) that levels of a stride quantise."""
+        blocks = F.pixel_unshuffle(latent, stride // self.config.base_stride)
+        rows = blocks.flatten(2).transpose(1, 2)
+        if stride == self.config.base_stride:
+            return rows
+        return rows @ self.buffer("projection", stride)
+
+    def scatter(self, vectors: Tensor, stride: int, height: int, width: int) -> Tensor:
+        """Transpose of `gather`: vectors -> latent (B, D, height, width)."""
+        factor = stride // self.config.base_stride
+        if factor > 1:
+            vectors = vectors @ self.buffer("projection", stride).T
+        grid = (len(vectors), -1, height // factor, width // factor)
+        return F.pixel_shuffle(vectors.transpose(1, 2).reshape(grid), factor)
+
+    def marginal_bits(self, level: int, quality: Tensor) -> Tensor:
+        """Code lengths (B, K) from index counts seen in training near each quality."""
+        counts = self.buffer("rate_count", level)[rate_bins(quality)] + 0.01
+        return torch.log2(counts.sum(1, keepdim=True) / counts)
+
+    def assign(self, level: int, vectors: Tensor, quality: Tensor, lengths: Tensor) -> Tensor:
+        """Indices (B, n) that minimise |v - e_k|^2 + lambda bits_k for vectors (B, n, D_s)."""
+        codebook = self.buffer("codebook", level)
+        lambdas = torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
+        offset = codebook.square().sum(1) + lambdas[:, None] * lengths  # (B, K)
+        transposed = codebook.T.expand(len(vectors), -1, -1)
+        return torch.baddbmm(offset[:, None], vectors, transposed, alpha=-2).argmin(2)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        latent: Tensor,
+        quality: Tensor,
+        levels: int | None = None,
+        observe: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> Quantized:
+        """Entropy-constrained assignment, level after level, with marginal code lengths.
+
+        Args:
+            latent: (B, D, h, w) float32.
+            quality: (B,) in 0..100; sets lambda and selects the code lengths.
+            levels: quantise with the first so many only.
+            observe: called with (level, vectors (B, n, D_s), indices (B, n)).
+        """
+        rest, grids = latent, []
+        bits = torch.zeros(len(latent))
+        height, width = latent.shape[2:]
+        for level, spec in enumerate(self.config.levels[:levels]):
+            lengths = self.marginal_bits(level, quality)  # (B, K)
+            vectors = self.gather(rest, spec.stride)
+            indices = self.assign(level, vectors, quality, lengths)
+            if observe is not None:
+                observe(level, vectors, indices)
+            chosen = self.buffer("codebook", level)[indices]
+            rest = rest - self.scatter(chosen, spec.stride, height, width)
+            bits += lengths.gather(1, indices).sum(1)
+            factor = spec.stride // self.config.base_stride
+            grids.append(indices.reshape(-1, height // factor, width // factor))
+        return Quantized(latent - rest, grids, bits)
+
+    @torch.no_grad()
+    def dequantize(self, grids: Sequence[Tensor], height: int, width: int) -> Tensor:
+        """Latent (B, D, height, width) of the grids (B, h_l, w_l) of the first levels."""
+        latent = torch.zeros(len(grids[0]), self.dim, height, width)
+        for level, (grid, spec) in enumerate(zip(grids, self.config.levels, strict=False)):
+            vectors = self.buffer("codebook", level)[grid.flatten(1)]
+            latent += self.scatter(vectors, spec.stride, height, width)
+        return latent
+
+    @torch.no_grad()
+    def update(self, latent: Tensor, quality: Tensor) -> Quantized:
+        """`forward`, then move codebooks and code lengths towards what was seen (EMA).
+
+        Codes that die out are put where a random vector of the batch lies. Source: van den Oord
+        et al. (2017), appendix A.1; revival: Jukebox (Dhariwal et al. 2020).
+        """
+        bins = rate_bins(quality)
+
+        def observe(level: int, vectors: Tensor, indices: Tensor) -> None:
+            codebook = self.buffer("codebook", level)
+            count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
+            size, dim = codebook.shape
+            flat, rows = indices.flatten(), vectors.reshape(-1, dim)
+            seen = torch.bincount(flat, minlength=size).float()
+            sums = torch.zeros_like(total).index_add_(0, flat, rows)
+            count.mul_(self.decay).add_(seen, alpha=1 - self.decay)
+            total.mul_(self.decay).add_(sums, alpha=1 - self.decay)
+            self._revive(level, rows, flat)
+            codebook.copy_(total / count.clamp(min=1e-6)[:, None])
+            codebook[0] = 0
+            rates = self.buffer("rate_count", level)
+            for row, which in enumerate(bins.tolist()):
+                used = torch.bincount(indices[row], minlength=size).float()
+                rates[which].mul_(self.rate_decay).add_(used, alpha=1 - self.rate_decay)
+
+        return self.forward(latent, quality, observe=observe)
+
+    def _revive(self, level: int, rows: Tensor, indices: Tensor) -> None:
+        count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
+        dead = (count < 0.02).nonzero().flatten()
+        dead = dead[dead > 0]
+        busy = (indices > 0).nonzero().flatten()  # vectors that some code was worth its bits for
+        if len(dead) and len(busy):
+            pick = busy[torch.randint(len(busy), (len(dead),))]
+            count[dead] = 0.1
+            total[dead] = rows[pick] * 0.1
+
+    def statistics(self) -> dict[str, list[float]]:
+        """Per level: marginal bits per index, perplexity (both over all qualities), dead codes."""
+        bits: list[float] = []
+        perplexity: list[float] = []
+        dead: list[float] = []
+        for level in range(len(self.config.levels)):
+            rates = self.buffer("rate_count", level)
+            lengths = torch.log2(rates.sum(1, keepdim=True) / rates.clamp(min=1e-9))
+            bits.append(round(float((rates * lengths).sum() / rates.sum()), 3))
+            share = rates.sum(0) / rates.sum()
+            entropy = -(share * share.clamp(min=1e-9).log()).sum()
+            perplexity.append(round(float(entropy.exp()), 1))
+            dead.append(int((self.buffer("code_count", level) < 0.02).sum()))
+        return {"marginal_bits": bits, "perplexity": perplexity, "dead_codes": dead}
+
+    def levels_worth(self, quality: float) -> int:
+        """How many levels, from the first, code something other than zero at this quality."""
+        row = rate_bins(torch.tensor([quality]))[0]
+        shares = [self.buffer("rate_count", k)[row] for k in range(len(self.config.levels))]
+        busy = [k for k, rates in enumerate(shares) if rates[1:].sum() > 0.005 * rates.sum()]
+        return max(busy, default=0) + 1
+
+    def geometry(self) -> tuple[list[Tensor], dict[int, Tensor], dict[int, Tensor]]:
+        """What `Prior.initialise_from_codebooks` takes: codebooks, sigmas, projections."""
+        strides, dims = self.config.strides, self.config.latent_dims
+        bases = {self.config.base_stride: torch.eye(self.dim)}
+        for stride in strides[:-1]:
+            # Rows of a projection are (channel, dy, dx) on the base grid, pixel_unshuffle's order.
+            bases[stride] = self.buffer("projection", stride)
+        steps: dict[int, Tensor] = {}
+        for coarse, fine, dim in zip(strides, strides[1:], dims[1:], strict=False):
+            whole, part = coarse // self.config.base_stride, fine // self.config.base_stride
+            factor = whole // part
+            rows = bases[coarse].reshape(self.dim, whole, whole, -1).permute(3, 0, 1, 2)
+            blocks = F.pixel_unshuffle(rows, part).flatten(2).transpose(1, 2)
+            vectors = blocks @ bases[fine] if part > 1 else blocks
+            steps[fine] = vectors.reshape(-1, factor * factor * dim).T.contiguous()
+        codebooks = [self.buffer("codebook", k) for k in range(len(self.config.levels))]
+        return codebooks, {s: self.buffer("sigma", s) for s in strides}, steps
+
+    def restart_averages(self, batch: int) -> None:
+        """Rebuild the moving averages behind the codebooks from the code lengths' counts."""
+        for level in range(len(self.config.levels)):
+            count = self.buffer("rate_count", level).mean(0) * batch
+            self.buffer("code_count", level).copy_(count)
+            self.buffer("code_sum", level).copy_(self.buffer("codebook", level) * count[:, None])
+
+    @torch.no_grad()
+    def initialise(self, latent: Tensor, quality: Tensor, rounds: int = 8) -> None:
+        """Projections by PCA, then codebooks level by level by entropy-constrained k-means.
+
+        Args:
+            latent: (N, D, h, w) of sample crops.
+            quality: (N,) at which each crop is quantised; spread over 0..100.
+        """
+        rest = latent
+        for stride in self.config.strides:
+            if stride != self.config.base_stride:
+                blocks = F.pixel_unshuffle(latent, stride // self.config.base_stride)
+                rows = blocks.transpose(0, 1).flatten(1).double()
+                _, vectors = torch.linalg.eigh(rows @ rows.T)
+                dim = self.config.latent_dim(stride)
+                self.buffer("projection", stride).copy_(vectors.flip(1)[:, :dim])
+            spread = self.gather(latent, stride).flatten(0, 1).square().mean(0).sqrt()
+            self.buffer("sigma", stride).copy_(spread)
+        for level, spec in enumerate(self.config.levels):
+            vectors = self.gather(rest, spec.stride)
+            indices = self._kmeans(level, vectors, quality, rounds)
+            chosen = self.buffer("codebook", level)[indices]
+            rest = rest - self.scatter(chosen, spec.stride, *latent.shape[2:])
+
+    def _kmeans(self, level: int, vectors: Tensor, quality: Tensor, rounds: int) -> Tensor:
+        """Fit one level to vectors (N, n, D_s); returns the indices (N, n) of the last round."""
+        codebook, rates = self.buffer("codebook", level), self.buffer("rate_count", level)
+        size, dim = codebook.shape
+        rows, bins = vectors.reshape(-1, dim), rate_bins(quality)
+        codebook.copy_(rows[torch.randint(len(rows), (size,))])
+        codebook[0] = 0
+        rates.fill_(1.0)
+        for round_ in range(rounds):
+            lengths = self.marginal_bits(level, quality)
+            indices = self.assign(level, vectors, quality, lengths)
+            count = torch.bincount(indices.flatten(), minlength=size).float()
+            total = torch.zeros_like(codebook).index_add_(0, indices.flatten(), rows)
+            self.buffer("code_count", level).copy_(count / len(quality))
+            self.buffer("code_sum", level).copy_(total / len(quality))
+            if round_ < rounds - 2:
+                self._revive(level, rows, indices.flatten())
+            means = self.buffer("code_sum", level) / self.buffer("code_count", level).clamp(
+                min=1e-6
+            ).unsqueeze(1)
+            codebook.copy_(means)
+            codebook[0] = 0
+            for which in range(RATE_BINS):
+                used = torch.bincount(indices[bins == which].flatten(), minlength=size).float()
+                rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
+        return indices
+
+
+def rate_bins(quality: Tensor) -> Tensor:
+    """Row of the table of code lengths for each quality 0..100."""
+    return (quality.float() * (RATE_BINS / 101)).long().clamp(0, RATE_BINS - 1)
