@@ -1,0 +1,313 @@
+"""The frozen prior against a slow reference written from docs/format.md, section 5."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from vqcodec.config import Level, ModelConfig, PriorConfig
+from vqcodec.errors import ModelError
+from vqcodec.exact_prior import (
+    ExactPrior,
+    Front,
+    cross_entropy_bits,
+    level_frequencies,
+    walk,
+    walk_known,
+)
+from vqcodec.prior import Prior, freeze
+
+CONFIG = ModelConfig(
+    name="tiny",
+    levels=(Level(16, 7), Level(16, 5), Level(8, 6), Level(8, 2), Level(4, 3)),
+    latent_dims=(6, 5, 4),
+    prior=PriorConfig(channels=(5, 4, 3), layers=2),
+)
+SHAPES = [(1, 1), (1, 6), (5, 1), (3, 4), (5, 3)]
+
+Tensors = dict[str, NDArray[Any]]
+
+
+def tiny_tensors(seed: int, gain: float) -> Tensors:
+    """Weights of a random prior; a high gain drives activations into their clamps."""
+    torch.manual_seed(seed)
+    model = Prior(CONFIG)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(gain).add_(0.05 * torch.randn_like(parameter))
+    return freeze(model)
+
+
+def shapes_from(coarse: tuple[int, int]) -> list[tuple[int, int]]:
+    factors = [16 // level.stride for level in CONFIG.levels]
+    return [(coarse[0] * factor, coarse[1] * factor) for factor in factors]
+
+
+def random_grids(coarse: tuple[int, int], batch: int, seed: int) -> list[NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    return [
+        rng.integers(0, level.codebook_size, (batch, *shape))
+        for level, shape in zip(CONFIG.levels, shapes_from(coarse), strict=True)
+    ]
+
+
+class Reference:
+    """One picture, positions in raster order, int64 sums, Python integers for frequencies."""
+
+    def __init__(self, tensors: Tensors) -> None:
+        self.tensors = {name: tensor.astype(np.int64) for name, tensor in tensors.items()}
+
+    def get(self, name: str) -> NDArray[np.int64]:
+        return self.tensors[f"prior.{name}"]
+
+    def exponent(self, name: str) -> int:
+        return int(self.get(f"{name}.exponent")[0])
+
+    @staticmethod
+    def rounded(x: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
+        return (x + (1 << (shift - 1))) >> shift
+
+    @staticmethod
+    def clamp(x: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.clip(x, -255, 255)
+
+    @staticmethod
+    def taps(x: NDArray[np.int64], i: int, j: int, taps: Any, weight: NDArray[np.int64]) -> Any:
+        """Sum over taps of x[i + dy, j + dx] @ weight[tap], zero outside."""
+        total = np.zeros(weight.shape[2], np.int64)
+        for (dy, dx), matrix in zip(taps, weight, strict=True):
+            if 0 <= i + dy < x.shape[0] and 0 <= j + dx < x.shape[1]:
+                total += x[i + dy, j + dx] @ matrix
+        return total
+
+    def context_sum(self, grids: Sequence[NDArray[np.int64]], level: int) -> NDArray[np.int64]:
+        total = np.zeros((*grids[0].shape, CONFIG.prior.channels[0]), np.int64)
+        for k in range(level):
+            total = total + self.get(f"level{k}.embedding")[grids[k]]
+            stride, finer = CONFIG.levels[k].stride, CONFIG.levels[k + 1].stride
+            if finer != stride:
+                total = self.upsample(f"{stride}.up", self.clamp(total), stride // finer)
+        return total
+
+    def upsample(self, name: str, total: NDArray[np.int64], factor: int) -> NDArray[np.int64]:
+        (height, width, channels), weight = total.shape, self.get(f"{name}.weight")
+        weight = weight.reshape(channels, factor, factor, -1)
+        fine = np.empty((height * factor, width * factor, weight.shape[3]), np.int64)
+        for i in range(height * factor):
+            for j in range(width * factor):
+                sums = total[i // factor, j // factor] @ weight[:, i % factor, j % factor]
+                fine[i, j] = self.rounded(sums, self.exponent(name))
+        return fine
+
+    def logits(
+        self, grids: Sequence[NDArray[np.int64]], level: int, quality: int
+    ) -> NDArray[np.int64]:
+        s = CONFIG.levels[level].stride
+        height, width = grids[level].shape
+        ctx = self.clamp(self.context_sum(grids, level))
+        square = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+        for k, low in ((1, 0), (2, -255)):
+            e = self.exponent(f"{s}.context{k}")
+            added = self.get(f"level{level}.condition")[quality, k - 1] << (e - 3)
+            out = np.empty_like(ctx)
+            for i in range(height):
+                for j in range(width):
+                    sums = self.taps(ctx, i, j, square, self.get(f"{s}.context{k}.weight")) + added
+                    out[i, j] = np.clip(self.rounded(sums, e), low, 255)
+            ctx = out
+        own = self.get(f"level{level}.embedding")[grids[level]]
+        first = [(0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-2, -1), (-2, 0), (-2, 1)]
+        h = np.empty_like(ctx)
+        for i in range(height):
+            for j in range(width):
+                sums = self.taps(own, i, j, first, self.get(f"{s}.first.weight"))
+                h[i, j] = self.clamp(ctx[i, j] + self.rounded(sums, self.exponent(f"{s}.first")))
+        for k in range(CONFIG.prior.layers):
+            h = self.layer(f"{s}.{k}", h, ctx)
+        e = self.exponent(f"level{level}.output")
+        sums = h @ self.get(f"level{level}.output.weight") + self.get(f"level{level}.output.bias")
+        return self.rounded(sums, e - 1)
+
+    def layer(self, name: str, h: NDArray[np.int64], ctx: NDArray[np.int64]) -> Any:
+        weight, bias = self.get(f"{name}.gate.weight"), self.get(f"{name}.gate.bias")
+        e, channels = self.exponent(f"{name}.gate"), h.shape[2]
+        out = np.empty_like(h)
+        for i in range(h.shape[0]):
+            for j in range(h.shape[1]):
+                taps = [(0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
+                sums = self.taps(h, i, j, taps, weight[:5]) + ctx[i, j] @ weight[5] + bias
+                a = np.clip(self.rounded(sums[:channels], e - 2), -128, 128)
+                gate = np.clip(64 + self.rounded(sums[channels:], e), 0, 128)
+                u = (a * gate) >> 7
+                sums = u @ self.get(f"{name}.residual.weight")
+                shift = self.exponent(f"{name}.residual") + 2
+                out[i, j] = self.clamp(h[i, j] + self.rounded(sums, shift))
+        return out
+
+    def frequencies(self, logits: NDArray[np.int64]) -> list[int]:
+        """(K,) logits of one position."""
+        values, table = logits.tolist(), self.get("table").tolist()
+        best, size = max(values), len(values)
+        shares = [table[min(best - value, 1023)] for value in values]
+        result = [1 + share * (2**24 - size) // sum(shares) for share in shares]
+        result[values.index(best)] += 2**24 - sum(result)
+        return result
+
+
+def expected(
+    tensors: Tensors, grids: Sequence[NDArray[np.int64]], quality: int
+) -> list[NDArray[np.int64]]:
+    """Per level (batch, h, w, K)."""
+    reference, levels = Reference(tensors), []
+    for level in range(len(grids)):
+        pictures = []
+        for b in range(len(grids[0])):
+            logits = reference.logits([grid[b] for grid in grids], level, quality)
+            rows = [[reference.frequencies(one) for one in row] for row in logits]
+            pictures.append(np.array(rows))
+        levels.append(np.stack(pictures))
+    return levels
+
+
+@pytest.mark.parametrize("coarse", SHAPES)
+@pytest.mark.parametrize(("batch", "gain"), [(1, 1.0), (3, 4.0)])
+def test_walk_and_known_agree_with_the_reference(
+    coarse: tuple[int, int], batch: int, gain: float
+) -> None:
+    tensors = tiny_tensors(seed=coarse[0], gain=gain)
+    grids = random_grids(coarse, batch, seed=1)
+    want = expected(tensors, grids, quality=37)
+
+    def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
+        wanted = want[front.level][:, front.rows, front.cols]
+        np.testing.assert_array_equal(frequencies, wanted)
+        return grids[front.level][:, front.rows, front.cols]
+
+    for dtype in (np.float32, np.float64):
+        prior = ExactPrior(CONFIG, tensors, dtype)
+        walked = walk(prior, shapes_from(coarse), 37, choose, batch)
+        for got, grid in zip(walked, grids, strict=True):
+            assert got.dtype == np.int32
+            np.testing.assert_array_equal(got, grid)
+        for front, frequencies in walk_known(prior, grids, 37):
+            choose(front, frequencies)
+
+
+def test_the_reference_reaches_every_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the comparison above would say little about clamping."""
+    seen: list[NDArray[np.int64]] = []
+    original = np.clip
+
+    def spy(x: Any, low: int, high: int) -> Any:
+        seen.append(np.concatenate([(x < low).ravel() * low, (x > high).ravel() * high]))
+        return original(x, low, high)
+
+    grids = random_grids((3, 4), 1, 1)
+    reference = Reference(tiny_tensors(3, 4.0))
+    monkeypatch.setattr(np, "clip", spy)
+    for level in range(len(CONFIG.levels)):
+        reference.logits([grid[0] for grid in grids], level, 37)
+    assert set(np.concatenate(seen).tolist()) == {-255, -128, 0, 128, 255}
+
+
+def test_frequencies_are_positive_and_sum_to_the_total() -> None:
+    prior, grids = ExactPrior(CONFIG, tiny_tensors(5, 6.0)), random_grids((4, 5), 2, 3)
+    for _, frequencies in walk_known(prior, grids, 100):
+        assert frequencies.dtype == np.float64
+        assert frequencies.min() >= 1
+        assert (frequencies.sum(axis=2) == 2**24).all()
+        assert (frequencies == np.floor(frequencies)).all()
+
+
+def test_the_order_is_level_then_wavefront_then_row() -> None:
+    visited: list[tuple[int, int, int]] = []
+
+    def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
+        visited.extend((front.level, i, j) for i, j in zip(front.rows, front.cols, strict=True))
+        assert len(set((front.cols + 2 * front.rows).tolist())) == 1
+        return np.zeros(frequencies.shape[:2], np.int64)
+
+    shapes = shapes_from((3, 4))[:3]
+    grids = walk(ExactPrior(CONFIG, tiny_tensors(0, 1.0)), shapes, 0, choose)
+    assert [grid.shape for grid in grids] == [(1, 3, 4), (1, 3, 4), (1, 6, 8)]
+    every = [
+        (level, i, j) for level, (h, w) in enumerate(shapes) for i in range(h) for j in range(w)
+    ]
+    assert visited == sorted(every, key=lambda p: (p[0], p[2] + 2 * p[1], p[1]))
+
+
+def test_many_chunks_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    prior, grids = ExactPrior(CONFIG, tiny_tensors(6, 2.0)), random_grids((5, 7), 2, 4)
+
+    def all_of(level: int) -> NDArray[np.float64]:
+        parts = [f for _, f in level_frequencies(prior, grids, 60, level)]
+        return np.concatenate(parts, axis=1)
+
+    whole, bits = [all_of(level) for level in range(5)], cross_entropy_bits(prior, grids, 60)
+    monkeypatch.setattr("vqcodec.exact_prior.CHUNK", 14)
+    monkeypatch.setattr("vqcodec.exact_prior.PATCH", 10)
+    for level in range(5):
+        np.testing.assert_array_equal(all_of(level), whole[level])
+    np.testing.assert_allclose(cross_entropy_bits(prior, grids, 60), bits)
+    for level, frequencies in enumerate(whole):
+        shape = grids[level].shape
+        assert frequencies.shape == (2, shape[1] * shape[2], CONFIG.levels[level].codebook_size)
+
+
+def test_bad_arguments_are_refused() -> None:
+    prior, grids = ExactPrior(CONFIG, tiny_tensors(0, 1.0)), random_grids((2, 3), 1, 0)
+
+    def first(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
+        return np.zeros(frequencies.shape[:2], np.int64)
+
+    for shapes in ([], [(2, 3), (3, 2)], [(2, 3), (2, 3), (4, 7)], [(0, 3)], [(1, 1)] * 6):
+        with pytest.raises(ValueError):
+            walk(prior, shapes, 0, first)
+    for quality in (-1, 101):
+        with pytest.raises(ValueError, match="quality"):
+            walk(prior, [(2, 3)], quality, first)
+    for bad in (-1, 7):
+        with pytest.raises(ValueError, match="codebook"):
+            cross_entropy_bits(prior, [np.full((1, 2, 3), bad)], 0)
+    with pytest.raises(ValueError, match="batch"):
+        cross_entropy_bits(prior, [grids[0], np.repeat(grids[1], 2, axis=0)], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("prior.table", lambda t: t * 0),
+        ("prior.table", lambda t: t[:-1]),
+        ("prior.16.first.weight", lambda t: t.astype(np.int32)),
+        ("prior.16.first.weight", lambda t: t * 0 + 32767),
+        ("prior.16.first.exponent", lambda t: t * 0 + 2),
+        ("prior.16.context1.exponent", lambda t: t * 0 + 16),
+        ("prior.8.0.gate.bias", lambda t: t * 0 + 2**24),
+        ("prior.8.1.residual.weight", lambda t: t * 0 + (-32768)),
+        ("prior.16.up.weight", lambda t: t.T),
+        ("prior.level1.embedding", lambda t: t * 0 - 256),
+        ("prior.level3.output.bias", lambda t: t * 0 + (-(2**31))),
+        ("prior.level0.condition", lambda t: t[:100]),
+        ("prior.level0.condition", None),
+    ],
+)
+def test_tensors_that_break_a_bound_are_refused(name: str, change: Any) -> None:
+    tensors = tiny_tensors(0, 1.0)
+    if change is None:
+        del tensors[name]
+    else:
+        tensors[name] = change(tensors[name])
+    with pytest.raises(ModelError, match=name.removesuffix(".weight").removesuffix(".bias")):
+        ExactPrior(CONFIG, tensors)
+
+
+def test_no_torch_is_imported() -> None:
+    code = "import sys, vqcodec.coder, vqcodec.exact_prior; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,155 @@
+"""The float prior: shapes, causality, initialisation, and what freezing costs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from vqcodec import exact_prior, prior
+from vqcodec.config import Level, ModelConfig, PriorConfig
+from vqcodec.exact_prior import ExactPrior, cross_entropy_bits
+from vqcodec.prior import Prior, freeze
+
+CONFIG = ModelConfig(
+    name="tiny",
+    levels=(Level(16, 12), Level(16, 9), Level(8, 11)),
+    latent_dims=(6, 5),
+    prior=PriorConfig(channels=(8, 6), layers=2),
+)
+
+
+def random_grids(batch: int, height: int, width: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    grids = []
+    for level in CONFIG.levels:
+        factor = 16 // level.stride
+        shape = (batch, height * factor, width * factor)
+        grids.append(torch.randint(level.codebook_size, shape, generator=generator))
+    return grids
+
+
+@pytest.mark.parametrize("level", range(3))
+def test_shapes_and_dtypes(level: int) -> None:
+    model, grids = Prior(CONFIG), random_grids(2, 3, 5)
+    quality = torch.tensor([0, 100])
+    logits = model(grids[: level + 1], quality, level)
+    size = CONFIG.levels[level].codebook_size
+    assert logits.shape == (2, size, *grids[level].shape[1:])
+    assert logits.dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        bits = model.coded_bits(grids, quality, level)
+    assert bits.shape == (2,) and bits.dtype == torch.float32
+    nats = torch.nn.functional.cross_entropy(logits, grids[level], reduction="none")
+    want = nats.sum((1, 2)) / np.log(2)
+    torch.testing.assert_close(bits, want, rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("level", range(3))
+def test_a_position_sees_only_earlier_wavefronts_and_coarser_levels(level: int) -> None:
+    torch.manual_seed(1)
+    model, grids = Prior(CONFIG), random_grids(1, 5, 6)
+    before = model(grids, torch.tensor([30]), level)
+    row, col = 2, 3
+    changed = [grid.clone() for grid in grids]
+    changed[level][0, row, col] = (changed[level][0, row, col] + 1) % 9
+    for finer in range(level + 1, len(grids)):
+        changed[finer] = torch.zeros_like(changed[finer])
+    after = model(changed, torch.tensor([30]), level)
+    moved = ((before - after).abs() > 1e-6).any(dim=1)[0].nonzero()
+    assert len(moved) > 3
+    assert (moved[:, 1] + 2 * moved[:, 0]).min() > col + 2 * row
+    if level:
+        changed = [grid.clone() for grid in grids]
+        changed[0][0, row, col] = (changed[0][0, row, col] + 1) % 9
+        assert (model(changed, torch.tensor([30]), level) != before).any(dim=1).sum() > 9
+
+
+def test_quality_and_level_matter() -> None:
+    model, grids = Prior(CONFIG), random_grids(1, 4, 4)
+    low, high = (model(grids, torch.tensor([q]), 1) for q in (0, 100))
+    assert (low != high).any()
+
+
+def test_upsampling_follows_the_documented_row_order() -> None:
+    trunk = Prior(CONFIG).trunk(0)
+    total = torch.randn(1, 2, 3, 8)
+    fine = trunk.upsample(total)
+    assert fine.shape == (1, 4, 6, 6)
+    weight = trunk.up.weight.reshape(2, 2, 6, 8)
+    for i, j, dy, dx in [(0, 0, 0, 0), (1, 2, 1, 0), (0, 1, 0, 1), (1, 0, 1, 1)]:
+        want = weight[dy, dx] @ total[0, i, j]
+        torch.testing.assert_close(fine[0, 2 * i + dy, 2 * j + dx], want)
+
+
+def test_initialisation_predicts_the_finer_latent() -> None:
+    """The upsampled embedding of a coarse code is the embedding of the latent that it makes."""
+    generator = torch.Generator().manual_seed(2)
+
+    def rand(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator) + 0.5
+
+    model = Prior(CONFIG)
+    codebooks = [rand(12, 6), rand(9, 6), rand(11, 5)]
+    sigmas = {16: rand(6), 8: rand(5)}
+    projection = torch.randn(4 * 5, 6, generator=generator)
+    model.initialise_from_codebooks(codebooks, sigmas, {8: projection})
+    coarse = model.embed(0, torch.tensor([[[3]]]))
+    torch.testing.assert_close(coarse[0, 0, 0, :6], 0.5 * codebooks[0][3] / sigmas[16])
+    assert (coarse[..., 6:] == 0).all()  # two channels more than coordinates
+    fine = model.trunk(0).upsample(coarse)[0, 1, 0, :5]  # dy 1, dx 0
+    latent = (projection @ codebooks[0][3]).reshape(2, 2, 5)[1, 0]
+    torch.testing.assert_close(fine, 0.5 * latent / sigmas[8])
+
+
+def test_frozen_constants_agree() -> None:
+    assert prior.FIRST_TAPS == exact_prior.FIRST_TAPS
+    assert prior.LAYER_TAPS == exact_prior.LAYER_TAPS
+    names = ("ACTIVATION_MAX", "ACCUMULATOR_LIMIT", "EXPONENTS", "QUALITIES")
+    for name in (*names, "TABLE_SIZE", "TABLE_UNIT"):
+        assert getattr(prior, name) == getattr(exact_prior, name)
+    assert prior.GATE_UNIT == exact_prior.GATE_MAX
+
+
+def test_weights_too_large_to_freeze_are_refused() -> None:
+    model = Prior(CONFIG)
+    torch.nn.init.constant_(model.trunk(0).context1.weight, 1e3)
+    with pytest.raises(ValueError, match="context1"):
+        freeze(model)
+
+
+def patterned_grids(generator: torch.Generator) -> list[torch.Tensor]:
+    """Grids with structure to learn: drifting ramps, levels that follow each other."""
+    i, j = torch.arange(8)[:, None], torch.arange(8)
+    start, slope = torch.randint(12, (2, 6, 1, 1), generator=generator)
+    noise = torch.randint(2, (6, 8, 8), generator=generator)
+    coarse = (start + slope * i + j + noise) % 12
+    middle = (coarse * 5 + noise) % 9
+    fine = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    fine = (fine + torch.randint(3, fine.shape, generator=generator)) % 11
+    return [coarse, middle, fine]
+
+
+def test_freezing_costs_under_half_a_percent(capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(3)
+    model, generator = Prior(CONFIG), torch.Generator().manual_seed(4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
+    for _ in range(150):
+        grids = patterned_grids(generator)
+        quality = torch.randint(101, (6,), generator=generator)
+        bits = torch.stack([model.coded_bits(grids, quality, level).mean() for level in range(3)])
+        optimizer.zero_grad()
+        bits.sum().backward()
+        optimizer.step()
+    grids = patterned_grids(generator)
+    with torch.no_grad():
+        quality = torch.full((6,), 40)
+        floats = [float(model.coded_bits(grids, quality, level).sum()) for level in range(3)]
+    frozen = ExactPrior(CONFIG, freeze(model))
+    exact = cross_entropy_bits(frozen, [grid.numpy() for grid in grids], 40)
+    uniform = sum(grid.numel() * np.log2(12) for grid in grids)
+    loss = sum(exact) / sum(floats) - 1
+    with capsys.disabled():
+        print(f" [freezing costs {100 * loss:+.3f} % of {sum(floats):.0f} bits]", end="")
+    assert sum(floats) < 0.7 * uniform  # it learned something
+    assert loss < 0.005

@@ -1,0 +1,591 @@
+"""The prior frozen to integers, and `walk`, the one coding order. NumPy only.
+
+Every value is an integer carried in a float array. Each matrix is checked at loading: no sum of
+products can reach 2**24, so float32 (and float64) matrix products are exact in any order of
+summation, on any machine and with any number of threads. See docs/format.md, section 5.
+
+Wavefronts: a masked tap (dy, dx) satisfies dx + 2 dy <= 0 (the first layer: < 0), so positions
+(i, j) with equal t = j + 2 i are coded together. Features are stored skewed: the row of (i, j) is
+t * (h + 2) + i, so a front is a contiguous slice and a tap is a constant distance in rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqcodec.config import ModelConfig
+from vqcodec.errors import ModelError
+
+__all__ = [
+    "ExactPrior",
+    "Front",
+    "TOTAL",
+    "cross_entropy_bits",
+    "level_frequencies",
+    "walk",
+    "walk_known",
+]
+
+Array = NDArray[np.floating[Any]]  # integer-valued
+Frequencies = NDArray[np.float64]  # (batch, n, K), >= 1, each row sums to TOTAL
+Indices = NDArray[np.integer[Any]]  # (batch, n)
+Grid = NDArray[np.integer[Any]]  # (batch, h, w)
+
+FIRST_TAPS = (
+    *((0, -1), (0, -2)),
+    *((-1, -2), (-1, -1), (-1, 0), (-1, 1)),
+    *((-2, -1), (-2, 0), (-2, 1)),
+)
+LAYER_TAPS = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
+PAD_FRONTS, PAD_ROWS = 5, 2  # the furthest tap, (-2, -1), lies 5 fronts and 2 rows back
+
+TOTAL = 2**24  # frequencies of a position sum to this
+ACCUMULATOR_LIMIT = 2**24
+ACTIVATION_MAX = 255  # 8 units of 32 steps, less one step
+GATE_MAX = 128  # a, gate and u: 128 steps per unit
+QUALITIES = 101
+EXPONENTS = range(3, 16)
+TABLE_SIZE = 1024
+TABLE_UNIT = 2**20
+CHUNK = 1024  # positions computed together where the indices are known; bounds memory
+PATCH = 256  # positions unfolded together in the context layers; fits the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Front:
+    """Positions of one level that are coded together, in coding order."""
+
+    level: int
+    rows: NDArray[np.intp]  # (n,)
+    cols: NDArray[np.intp]  # (n,)
+
+
+Choose = Callable[[Front, Frequencies], Indices]
+
+
+# -- loading -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    weight: Array  # (inputs, outputs)
+    exponent: int  # the float weight times 2**exponent
+
+
+@dataclass(frozen=True)
+class _Layer:
+    gate: Array  # (5 C, 2 C)
+    context: Array  # (C, 2 C)
+    bias: Array  # (2 C,), with the halves of rounding and the offset 64 of the gate
+    scale: Array  # (2 C,), powers of two
+    low: Array  # (2 C,): -128 for a, 0 for the gate
+    residual: _Matrix
+
+
+@dataclass(frozen=True)
+class _Trunk:
+    channels: int
+    context1: _Matrix
+    context2: _Matrix
+    first: _Matrix
+    layers: tuple[_Layer, ...]
+    up: _Matrix | None
+
+
+@dataclass(frozen=True)
+class _Tables:
+    embedding: Array  # (K, C)
+    condition: Array  # (101, 2, C), 256 steps per unit
+    output: _Matrix  # (C, K)
+    bias: Array  # (K,), with the half of rounding
+
+
+class _Loader:
+    """Takes named tensors, checking type, shape and bounds."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], dtype: type[np.floating[Any]]) -> None:
+        self.tensors, self.dtype = tensors, dtype
+
+    def integers(self, name: str, dtype: type[np.integer[Any]], *shape: int) -> NDArray[np.int64]:
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise ModelError(f"prior weights: {name} is missing")
+        if tensor.dtype != dtype or tensor.shape != shape:
+            want = f"{np.dtype(dtype)} {shape}"
+            raise ModelError(f"prior weights: {name} is {tensor.dtype} {tensor.shape}, not {want}")
+        return tensor.astype(np.int64)
+
+    def activations(self, name: str, *shape: int) -> Array:
+        values = self.integers(name, np.int16, *shape)
+        if np.abs(values).max() > ACTIVATION_MAX:
+            raise ModelError(f"prior weights: {name} passes {ACTIVATION_MAX}")
+        return self.floats(values)
+
+    def bias(self, name: str, size: int) -> NDArray[np.int64]:
+        return self.integers(f"{name}.bias", np.int32, size)
+
+    def matrix(
+        self,
+        name: str,
+        *shape: int,
+        largest: int = ACTIVATION_MAX,
+        bias: NDArray[np.int64] | int = 0,
+        offset: float = 0.5,
+    ) -> _Matrix:
+        """Weight (..., outputs), flattened to (inputs, outputs).
+
+        Inputs are at most `largest`; `bias` and `offset * 2**exponent` bound what is added to the
+        sums, the half of rounding included.
+        """
+        weight = self.integers(f"{name}.weight", np.int16, *shape).reshape(-1, shape[-1])
+        exponent = int(self.integers(f"{name}.exponent", np.int8, 1)[0])
+        if exponent not in EXPONENTS:
+            raise ModelError(f"prior weights: {name}.exponent {exponent} is out of range")
+        sums = np.abs(weight).sum(0) * largest + np.abs(bias) + offset * 2**exponent
+        if sums.max() >= ACCUMULATOR_LIMIT:
+            raise ModelError(f"prior weights: sums of {name} can reach 2**24")
+        return _Matrix(self.floats(weight), exponent)
+
+    def floats(self, values: NDArray[Any]) -> Array:
+        return np.ascontiguousarray(values, dtype=self.dtype)
+
+    def tables(self, name: str, size: int, channels: int) -> _Tables:
+        bias = self.bias(f"{name}.output", size)
+        output = self.matrix(f"{name}.output", channels, size, bias=bias)
+        return _Tables(
+            self.activations(f"{name}.embedding", size, channels),
+            self.floats(self.integers(f"{name}.condition", np.int16, QUALITIES, 2, channels)),
+            output,
+            self.floats(bias + 2 ** (output.exponent - 2)),
+        )
+
+    def layer(self, name: str, channels: int) -> _Layer:
+        bias = self.bias(f"{name}.gate", 2 * channels)
+        # The gate is 64 steps more than its sum; its half of rounding is the other 0.5.
+        gate = self.matrix(f"{name}.gate", 6, channels, 2 * channels, bias=bias, offset=64.5)
+        exponent, ones = gate.exponent, np.ones(channels)
+        half = np.concatenate([ones * 2.0 ** (exponent - 3), ones * 64.5 * 2.0**exponent])
+        return _Layer(
+            gate=self.floats(gate.weight[: 5 * channels]),
+            context=self.floats(gate.weight[5 * channels :]),
+            bias=self.floats(bias + half),
+            scale=self.floats(np.concatenate([ones * 2.0 ** (2 - exponent), ones / 2.0**exponent])),
+            low=self.floats(np.concatenate([-GATE_MAX * ones, 0 * ones])),
+            residual=self.matrix(
+                f"{name}.residual", channels, channels, largest=GATE_MAX, offset=2.0
+            ),
+        )
+
+    def trunk(
+        self, name: str, channels: int, layers: int, finer: int | None, added: float
+    ) -> _Trunk:
+        """`finer`: outputs of the upsampling; `added`: largest conditioning value, in steps."""
+        context = [
+            self.matrix(f"{name}.context{k}", 9, channels, channels, offset=added + 0.5)
+            for k in (1, 2)
+        ]
+        return _Trunk(
+            channels,
+            context[0],
+            context[1],
+            self.matrix(f"{name}.first", 9, channels, channels),
+            tuple(self.layer(f"{name}.{i}", channels) for i in range(layers)),
+            None if finer is None else self.matrix(f"{name}.up", channels, finer),
+        )
+
+
+class ExactPrior:
+    """The frozen prior: integer tables and matrices, checked."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        tensors: Mapping[str, NDArray[Any]],
+        dtype: type[np.floating[Any]] = np.float32,
+    ) -> None:
+        """Load what `prior.freeze` made.
+
+        Args:
+            config: the model's configuration.
+            tensors: integer arrays by name; names outside `prior.` are ignored.
+            dtype: float32, or float64 for the same results, slower.
+        Raises:
+            ModelError: an array is missing, has another type or shape, or breaks a bound.
+        """
+        loader = _Loader(tensors, dtype)
+        self.config, self.dtype = config, dtype
+        strides, widths = config.strides, config.prior.channels
+        width_of = dict(zip(strides, widths, strict=True))
+        self.tables = [
+            loader.tables(f"prior.level{k}", level.codebook_size, width_of[level.stride])
+            for k, level in enumerate(config.levels)
+        ]
+        self._trunks: dict[int, _Trunk] = {}
+        for k, stride in enumerate(strides):
+            finer = None
+            if k + 1 < len(strides):
+                finer = (stride // strides[k + 1]) ** 2 * widths[k + 1]
+            added = max(
+                float(np.abs(tables.condition).max()) / 8
+                for tables, level in zip(self.tables, config.levels, strict=True)
+                if level.stride == stride
+            )
+            name = f"prior.{stride}"
+            self._trunks[stride] = loader.trunk(name, widths[k], config.prior.layers, finer, added)
+        table = loader.integers("prior.table", np.int32, TABLE_SIZE)
+        # The largest logit always contributes table[0]: no sum of a row can be zero.
+        if table[0] != TABLE_UNIT or table.min() < 0 or table.max() > TABLE_UNIT:
+            raise ModelError("prior weights: prior.table is out of range")
+        self.table = table.astype(np.float64)
+
+    def trunk(self, level: int) -> _Trunk:
+        """The matrices shared by the levels of one stride."""
+        return self._trunks[self.config.levels[level].stride]
+
+
+# -- context: what the coarser levels say ------------------------------------------------------
+
+
+def _round_shift(sums: Array, shift: int) -> Array:
+    """floor(sums / 2**shift + 1/2), in place."""
+    sums *= 2.0**-shift
+    sums += 0.5
+    return np.floor(sums, out=sums)
+
+
+def _multiply(x: Array, weight: Array, out: Array) -> None:
+    """out = x @ weight, exact."""
+    # OpenBLAS has a faster path for products of up to 10**6 multiplications.
+    step = max(1, 10**6 // weight.size)
+    for start in range(0, len(x), step):
+        np.dot(x[start : start + step], weight, out=out[start : start + step])
+
+
+def _conv3x3(x: Array, matrix: _Matrix, added: Array) -> Array:
+    """Unmasked 3x3 layer, zeros outside: (batch, h, w, C) -> the same shape, rounded.
+
+    `added` (C,): conditioning, 256 steps per unit.
+    """
+    batch, height, width, channels = x.shape
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    out = np.empty_like(x)
+    step = min(height, max(1, PATCH // width))
+    patches = np.empty((step, width, 9 * channels), x.dtype)
+    for b in range(batch):
+        for top in range(0, height, step):
+            rows = min(step, height - top)
+            taps = [
+                padded[b, top + dy : top + dy + rows, dx : dx + width]
+                for dy in range(3)
+                for dx in range(3)
+            ]
+            np.concatenate(taps, axis=-1, out=patches[:rows])
+            flat = patches[:rows].reshape(rows * width, 9 * channels)
+            _multiply(flat, matrix.weight, out[b, top : top + rows].reshape(-1, channels))
+    out += added * 2.0 ** (matrix.exponent - 3)
+    return _round_shift(out, matrix.exponent)
+
+
+class _Context:
+    """The running sum of embeddings of the levels coded so far."""
+
+    def __init__(self, prior: ExactPrior, batch: int, shape: tuple[int, int]) -> None:
+        self.prior = prior
+        self.total: Array = np.zeros((batch, *shape, prior.trunk(0).channels), prior.dtype)
+
+    def add(self, level: int, grid: Grid) -> None:
+        """Take in the indices (batch, h, w) of a level, and move on to the next level's stride."""
+        prior = self.prior
+        self.total += prior.tables[level].embedding[grid]
+        levels = prior.config.levels
+        if level + 1 == len(levels) or levels[level + 1].stride == levels[level].stride:
+            return
+        matrix, factor = prior.trunk(level).up, levels[level].stride // levels[level + 1].stride
+        assert matrix is not None
+        base = np.clip(self.total, -ACTIVATION_MAX, ACTIVATION_MAX) @ matrix.weight
+        blocks = _round_shift(base, matrix.exponent)
+        batch, height, width, _ = blocks.shape
+        # Column (dy * f + dx) * C' + c is channel c of the finer position (f i + dy, f j + dx).
+        blocks = blocks.reshape(batch, height, width, factor, factor, -1)
+        blocks = blocks.transpose(0, 1, 3, 2, 4, 5)
+        self.total = blocks.reshape(batch, height * factor, width * factor, -1)
+
+    def layers(self, level: int, quality: int) -> Array:
+        """The context of a level, (batch, h, w, C)."""
+        trunk, (c1, c2) = self.prior.trunk(level), self.prior.tables[level].condition[quality]
+        x = np.clip(self.total, -ACTIVATION_MAX, ACTIVATION_MAX)
+        x = _conv3x3(x, trunk.context1, c1)
+        np.clip(x, 0, ACTIVATION_MAX, out=x)
+        x = _conv3x3(x, trunk.context2, c2)
+        return np.clip(x, -ACTIVATION_MAX, ACTIVATION_MAX, out=x)
+
+
+# -- the causal network over fronts ------------------------------------------------------------
+
+
+class _LevelCoder:
+    """Skewed features of one level at a time, and frequencies for any run of positions.
+
+    A *row* is one position of one picture of the batch. In coding order, rows run over fronts,
+    positions by increasing i, then pictures. Levels of the same stride may use one coder in turn.
+    """
+
+    def __init__(
+        self, prior: ExactPrior, level: int, batch: int, shape: tuple[int, int], most: int
+    ) -> None:
+        """For levels of the stride of `level`; `most`: rows that one call may ask for."""
+        self.prior, self.batch, (height, width) = prior, batch, shape
+        self.trunk = trunk = prior.trunk(level)
+        channels, depth, dtype = trunk.channels, len(trunk.layers), prior.dtype
+        fronts = width + 2 * (height - 1)
+        i, j = np.divmod(np.arange(height * width), width)
+        t = j + 2 * i
+        self.order = np.lexsort((i, t))
+        self.rows, self.cols = i[self.order], j[self.order]
+        # Where each front ends, in positions; a grid one column wide has no odd fronts.
+        self.ends: list[int] = np.unique(np.cumsum(np.bincount(t))).tolist()
+        stride = (height + PAD_ROWS) * batch
+        slot = (t[self.order] + PAD_FRONTS) * stride + (self.rows + PAD_ROWS) * batch
+        self.slots = (slot[:, None] + np.arange(batch)).ravel()
+        self.first_back = [(dx + 2 * dy) * stride + dy * batch for dy, dx in FIRST_TAPS]
+        self.layer_back = [(dx + 2 * dy) * stride + dy * batch for dy, dx in LAYER_TAPS]
+        # Rows outside the grid are never written and stay zero; all others are written before
+        # they are read, in every level.
+        self.features = np.zeros((depth + 1, (fronts + PAD_FRONTS) * stride, channels), dtype)
+        self.gates = np.empty((depth, height * width * batch, 2 * channels), dtype)
+        self.first_input = np.empty((most, 9 * channels), dtype)
+        self.layer_input = np.empty((most, 5 * channels), dtype)
+        self.h, self.u, self.r = np.empty((3, most, channels), dtype)
+        self.sums = np.empty((most, 2 * channels), dtype)
+        size = max(tables.bias.size for tables in prior.tables)
+        self.logits = np.empty(most * size, dtype)
+        self.distances = np.empty(most * size, np.intp)
+
+    def begin(self, level: int, context: Array) -> None:
+        """Turn to a level; `context` (batch, h, w, C)."""
+        self.level, self.tables = level, self.prior.tables[level]
+        channels = self.trunk.channels
+        flat = context.reshape(self.batch, -1, channels)[:, self.order].swapaxes(0, 1)
+        self.context = np.ascontiguousarray(flat).reshape(-1, channels)  # in coding order
+        for gate, layer in zip(self.gates, self.trunk.layers, strict=True):
+            _multiply(self.context, layer.context, gate)
+            gate += layer.bias
+
+    def front(self, first: int, last: int) -> Front:
+        """The positions first..last of the coding order."""
+        return Front(self.level, self.rows[first:last], self.cols[first:last])
+
+    def _where(self, first: int, last: int, together: bool) -> slice | NDArray[np.intp]:
+        """Rows of the features; a slice if the positions are part of one front."""
+        if not together:
+            rows: NDArray[np.intp] = self.slots[first * self.batch : last * self.batch]
+            return rows
+        start = int(self.slots[first * self.batch])
+        return slice(start, start + (last - first) * self.batch)
+
+    def place(self, first: int, last: int, indices: Indices, together: bool = True) -> None:
+        """Set the indices (batch, n) of positions whose network outputs are already known."""
+        where = self._where(first, last, together)
+        self.features[0][where] = self.tables.embedding[indices.T.ravel()]
+
+    def frequencies(self, first: int, last: int, together: bool = True) -> Frequencies:
+        """(batch, n, K) of positions first..last, given all indices that they may see."""
+        where = self._where(first, last, together)
+        logits = self._network(where, first * self.batch, last * self.batch)
+        shares = self._normalise(logits)
+        result: Frequencies = shares.reshape(last - first, self.batch, -1).swapaxes(0, 1)
+        return result
+
+    def _network(self, where: slice | NDArray[np.intp], first: int, last: int) -> Array:
+        """Logits (n, K) of the rows first..last."""
+        n, trunk, channels = last - first, self.trunk, self.trunk.channels
+        h, u, r, sums = self.h[:n], self.u[:n], self.r[:n], self.sums[:n]
+        x = _gather(self.features[0], where, self.first_back, self.first_input[:n])
+        _multiply(x, trunk.first.weight, h)
+        _round_shift(h, trunk.first.exponent)
+        h += self.context[first:last]
+        _clip_activations(h)
+        for k, layer in enumerate(trunk.layers):
+            features = self.features[k + 1]
+            features[where] = h
+            x = _gather(features, where, self.layer_back, self.layer_input[:n])
+            _multiply(x, layer.gate, sums)
+            sums += self.gates[k][first:last]
+            sums *= layer.scale
+            np.floor(sums, out=sums)
+            np.maximum(sums, layer.low, out=sums)
+            np.minimum(sums, GATE_MAX, out=sums)
+            np.multiply(sums[:, :channels], sums[:, channels:], out=u)
+            u *= 1 / GATE_MAX
+            np.floor(u, out=u)
+            _multiply(u, layer.residual.weight, r)
+            _round_shift(r, layer.residual.exponent + 2)  # from 128 to 32 steps per unit
+            h += r
+            _clip_activations(h)
+        output, size = self.tables.output, self.tables.bias.size
+        logits = self.logits[: n * size].reshape(n, size)
+        _multiply(h, output.weight, logits)
+        logits += self.tables.bias
+        logits *= 2.0 ** (1 - output.exponent)  # from 32 to 64 steps per unit
+        return np.floor(logits, out=logits)
+
+    def _normalise(self, logits: Array) -> NDArray[np.float64]:
+        """Logits -> frequencies (n, K); spoils the logits."""
+        distances = self.distances[: logits.size].reshape(logits.shape)
+        rows = np.arange(len(logits))
+        best = logits.argmax(axis=1)
+        np.subtract(logits[rows, best, None], logits, out=logits)
+        np.copyto(distances, logits, casting="unsafe")
+        # Products are < 2**20 * 2**24 and row sums <= 4096 * 2**20: all exact in float64. The
+        # correctly rounded quotient never reaches the next integer (they differ by >= 1 / sum).
+        shares: NDArray[np.float64] = self.prior.table.take(distances, mode="clip")
+        total = shares.sum(axis=1, keepdims=True)
+        shares *= TOTAL - shares.shape[1]
+        shares /= total
+        np.floor(shares, out=shares)
+        shares += 1
+        shares[rows, best] += TOTAL - shares.sum(axis=1)
+        return shares
+
+
+def _gather(
+    features: Array, where: slice | NDArray[np.intp], back: Sequence[int], out: Array
+) -> Array:
+    """The taps of some rows side by side: (n, taps * C)."""
+    if isinstance(where, slice):
+        start, stop = where.start, where.stop
+        return np.concatenate([features[start + b : stop + b] for b in back], axis=1, out=out)
+    return np.concatenate([features[where + b] for b in back], axis=1, out=out)
+
+
+def _clip_activations(h: Array) -> None:
+    np.maximum(h, -ACTIVATION_MAX, out=h)
+    np.minimum(h, ACTIVATION_MAX, out=h)
+
+
+# -- the coding order --------------------------------------------------------------------------
+
+
+def walk(
+    prior: ExactPrior,
+    shapes: Sequence[tuple[int, int]],
+    quality: int,
+    choose: Choose,
+    batch: int = 1,
+) -> list[NDArray[np.int32]]:
+    """Visit every position in coding order: by level, then t = j + 2 i, then i.
+
+    Args:
+        prior: the frozen prior.
+        shapes: (h, w) of the grids of the first levels, coarse first; may stop early.
+        quality: 0..100.
+        choose: picks the indices (batch, n) of a front, given its frequencies (batch, n, K).
+        batch: pictures walked together.
+    Returns:
+        The chosen grids, int32 (batch, h, w) per level.
+    Raises:
+        ValueError: shapes that do not fit the configuration, quality out of range.
+    """
+    shapes = [(int(height), int(width)) for height, width in shapes]
+    _check(prior, shapes, quality)
+    grids: list[NDArray[np.int32]] = []
+    context = _Context(prior, batch, shapes[0])
+    coder: _LevelCoder | None = None
+    for level, shape in enumerate(shapes):
+        if coder is None or shape != shapes[level - 1]:
+            most = min(shape[0], (shape[1] + 1) // 2) * batch
+            coder = _LevelCoder(prior, level, batch, shape, most)
+        coder.begin(level, context.layers(level, quality))
+        grid = np.empty((batch, *shape), np.int32)
+        first = 0
+        for last in coder.ends:
+            front = coder.front(first, last)
+            indices = choose(front, coder.frequencies(first, last))
+            grid[:, front.rows, front.cols] = indices
+            coder.place(first, last, indices)
+            first = last
+        grids.append(grid)
+        context.add(level, grid)
+    return grids
+
+
+def walk_known(
+    prior: ExactPrior, grids: Sequence[Grid], quality: int
+) -> Iterator[tuple[Front, Frequencies]]:
+    """The frequencies that `walk` computes when its choices are `grids`, in the same order.
+
+    Knowing the indices, it computes many fronts at once: one item covers up to `CHUNK` positions.
+
+    Args:
+        grids: (batch, h, w) per level, coarse first; may stop early.
+    Raises:
+        ValueError: shapes, indices or quality out of range.
+    """
+    context = _begin(prior, grids, quality)
+    for level, grid in enumerate(grids):
+        yield from _known_level(prior, grid, level, context.layers(level, quality))
+        context.add(level, grid)
+
+
+def level_frequencies(
+    prior: ExactPrior, grids: Sequence[Grid], quality: int, level: int
+) -> Iterator[tuple[Front, Frequencies]]:
+    """The part of `walk_known` that belongs to one level; reads `grids[: level + 1]`."""
+    context = _begin(prior, grids[: level + 1], quality)
+    for coarser in range(level):
+        context.add(coarser, grids[coarser])
+    yield from _known_level(prior, grids[level], level, context.layers(level, quality))
+
+
+def cross_entropy_bits(prior: ExactPrior, grids: Sequence[Grid], quality: int) -> list[float]:
+    """Ideal code length of each level in bits, summed over the batch."""
+    bits = [0.0] * len(grids)
+    for front, frequencies in walk_known(prior, grids, quality):
+        indices = grids[front.level][:, front.rows, front.cols]
+        chosen = np.take_along_axis(frequencies, indices[:, :, None], axis=2)
+        bits[front.level] += float(-np.log2(chosen / TOTAL).sum())
+    return bits
+
+
+def _known_level(
+    prior: ExactPrior, grid: Grid, level: int, context: Array
+) -> Iterator[tuple[Front, Frequencies]]:
+    batch, height, width = grid.shape
+    positions, step = height * width, max(1, CHUNK // batch)
+    most = min(step, positions) * batch
+    coder = _LevelCoder(prior, level, batch, (height, width), most)
+    coder.begin(level, context)
+    # Taps only look back in coding order, so later indices may lie there already.
+    coder.place(0, positions, grid[:, coder.rows, coder.cols], together=False)
+    for first in range(0, positions, step):
+        last = min(first + step, positions)
+        yield coder.front(first, last), coder.frequencies(first, last, together=False)
+
+
+def _begin(prior: ExactPrior, grids: Sequence[Grid], quality: int) -> _Context:
+    """Check what the caller gave; the context before the first level."""
+    _check(prior, [(grid.shape[1], grid.shape[2]) for grid in grids], quality)
+    for grid, level in zip(grids, prior.config.levels, strict=False):
+        if len(grid) != len(grids[0]):
+            raise ValueError("grids of different batch sizes")
+        if grid.min() < 0 or grid.max() >= level.codebook_size:
+            raise ValueError(f"an index lies outside its codebook of {level.codebook_size}")
+    return _Context(prior, len(grids[0]), (grids[0].shape[1], grids[0].shape[2]))
+
+
+def _check(prior: ExactPrior, shapes: Sequence[tuple[int, int]], quality: int) -> None:
+    levels = prior.config.levels
+    if not 1 <= len(shapes) <= len(levels):
+        raise ValueError(f"{len(shapes)} grids for a model of {len(levels)} levels")
+    if not 0 <= quality < QUALITIES:
+        raise ValueError(f"quality must be 0..{QUALITIES - 1}, got {quality}")
+    height, width = shapes[0]
+    for shape, level in zip(shapes, levels, strict=False):
+        factor = levels[0].stride // level.stride
+        if min(shape) < 1 or tuple(shape) != (height * factor, width * factor):
+            raise ValueError(f"grid shape {shape} does not fit {tuple(shapes[0])} at the first")

@@ -1,0 +1,397 @@
+"""The prior in floats, for training only: a gated PixelCNN over index grids.
+
+Level l sees its own grid causally and every coarser level everywhere: the indices are looked up
+in embedding tables of the prior's own (indices have no order), summed, and passed through two
+unmasked layers. `freeze` turns a trained prior into the integer tensors of `exact_prior`.
+
+All masked taps (dy, dx) satisfy dx + 2 dy <= 0 (the first layer: < 0), so that positions (i, j)
+with equal j + 2 i do not see each other and can be coded together.
+
+Source: gated PixelCNN, van den Oord et al. (2016), arXiv:1606.05328, with piecewise linear gates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vqcodec.config import ModelConfig
+
+__all__ = ["Prior", "freeze"]
+
+Taps = tuple[tuple[int, int], ...]
+
+FIRST_TAPS: Taps = (
+    *((0, -1), (0, -2)),
+    *((-1, -2), (-1, -1), (-1, 0), (-1, 1)),
+    *((-2, -1), (-2, 0), (-2, 1)),
+)
+LAYER_TAPS: Taps = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
+CONTEXT_TAPS: Taps = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
+
+LIMIT = 8.0  # activations stay in [-LIMIT, LIMIT]
+QUALITIES = 101  # q = 0..100
+FEATURES = 6
+EMBEDDING = 16  # width of the level embedding
+HIDDEN = 64  # width of the conditioning network
+
+
+class MaskedConv(nn.Module):
+    """Convolution over the given causal taps (dy, dx), dy <= 0; zeros outside the grid."""
+
+    mask: Tensor
+
+    def __init__(self, inputs: int, outputs: int, taps: Taps, bias: bool) -> None:
+        super().__init__()
+        self.taps = taps
+        self.reach_y = -min(dy for dy, _ in taps)
+        self.reach_x = max(abs(dx) for _, dx in taps)
+        kernel = (self.reach_y + 1, 2 * self.reach_x + 1)
+        mask = torch.zeros(kernel)
+        for dy, dx in taps:
+            mask[dy + self.reach_y, dx + self.reach_x] = 1
+        self.register_buffer("mask", mask, persistent=False)
+        self.weight = nn.Parameter(
+            torch.randn(outputs, inputs, *kernel) * mask / math.sqrt(inputs * len(taps))
+        )
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) -> (B, outputs, h, w)."""
+        padded = F.pad(x, (self.reach_x, self.reach_x, self.reach_y, 0))
+        y: Tensor = F.conv2d(padded, self.weight * self.mask, self.bias)
+        return y
+
+    def tap_weights(self) -> Tensor:
+        """The live weights, (taps, inputs, outputs)."""
+        kept = [self.weight[:, :, dy + self.reach_y, dx + self.reach_x] for dy, dx in self.taps]
+        return torch.stack(kept).transpose(1, 2)
+
+
+class GatedLayer(nn.Module):
+    """h -> clamp(h + W u), u = hardtanh(a) * clamp(1/2 + b/4, 0, 1), (a, b) from h and context."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = MaskedConv(channels, 2 * channels, LAYER_TAPS, bias=True)
+        self.context = nn.Conv2d(channels, 2 * channels, 1, bias=False)
+        self.residual = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.normal_(self.context.weight, std=0.5 / math.sqrt(channels))
+        nn.init.normal_(self.residual.weight, std=0.1 / math.sqrt(channels))
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        a, b = (self.gate(h) + self.context(context)).chunk(2, dim=1)
+        u = F.hardtanh(a) * (0.5 + 0.25 * b).clamp(0, 1)
+        h = (h + self.residual(u)).clamp(-LIMIT, LIMIT)
+        return h
+
+
+class Trunk(nn.Module):
+    """The layers shared by all levels of one stride."""
+
+    def __init__(self, channels: int, layers: int, finer: tuple[int, int] | None) -> None:
+        """`finer`: (f, C') of the next finer stride, None at the finest."""
+        super().__init__()
+        self.channels, self.finer = channels, finer
+        self.context1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.context2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.first = MaskedConv(channels, channels, FIRST_TAPS, bias=False)
+        self.layers = nn.ModuleList(GatedLayer(channels) for _ in range(layers))
+        self.condition = nn.Linear(HIDDEN, 2 * channels)
+        nn.init.normal_(self.condition.weight, std=0.1 / math.sqrt(HIDDEN))
+        nn.init.zeros_(self.condition.bias)
+        std = 1 / math.sqrt(9 * channels)
+        nn.init.normal_(self.context1.weight, std=math.sqrt(2) * std)
+        nn.init.normal_(self.context2.weight, std=std)
+        if finer is not None:
+            factor, width = finer
+            self.up = nn.Linear(channels, factor * factor * width, bias=False)
+            nn.init.normal_(self.up.weight, std=1 / math.sqrt(channels))
+
+    def upsample(self, total: Tensor) -> Tensor:
+        """Base of the next finer stride: (B, h, w, C) -> (B, f h, f w, C').
+
+        Row (dy * f + dx) * C' + c of `up.weight` makes channel c of the finer position
+        (f i + dy, f j + dx).
+        """
+        assert self.finer is not None
+        factor, width = self.finer
+        batch, rows, cols, _ = total.shape
+        blocks: Tensor = self.up(total).reshape(batch, rows, cols, factor, factor, width)
+        blocks = blocks.permute(0, 1, 3, 2, 4, 5)  # (B, h, f, w, f, C')
+        return blocks.reshape(batch, rows * factor, cols * factor, width)
+
+
+class LevelTables(nn.Module):
+    """What one level does not share: its embedding, output and bias tables, its own vector."""
+
+    def __init__(self, size: int, channels: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(size, channels) * 0.5)
+        self.output = nn.Parameter(torch.randn(size, channels) * 0.1)
+        self.bias = nn.Parameter(torch.zeros(size))
+        self.vector = nn.Parameter(torch.randn(EMBEDDING))
+
+
+def quality_features(quality: Tensor) -> Tensor:
+    """Integers (B,) in 0..100 -> smooth functions of q, (B, FEATURES)."""
+    x = quality.float() / (QUALITIES - 1)
+    waves = [torch.cos(math.pi * k * x) for k in range(1, FEATURES)]
+    return torch.stack([2 * x - 1, *waves], dim=1)
+
+
+class Prior(nn.Module):
+    """p(z_l | z_<l, z_l before the position, quality) for every level l of a configuration."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        strides, widths = config.strides, config.prior.channels
+        if len(widths) != len(strides):
+            raise ValueError(f"{len(widths)} channel counts for {len(strides)} strides")
+        self.trunks = nn.ModuleDict()
+        for k, (stride, width) in enumerate(zip(strides, widths, strict=True)):
+            last = k + 1 == len(strides)
+            finer = None if last else (stride // strides[k + 1], widths[k + 1])
+            self.trunks[str(stride)] = Trunk(width, config.prior.layers, finer)
+        width_of = dict(zip(strides, widths, strict=True))
+        self.levels = nn.ModuleList(
+            LevelTables(level.codebook_size, width_of[level.stride]) for level in config.levels
+        )
+        self.hidden = nn.Linear(EMBEDDING + FEATURES, HIDDEN)
+
+    def trunk(self, level: int) -> Trunk:
+        """The trunk that a level runs on."""
+        trunk = self.trunks[str(self.config.levels[level].stride)]
+        assert isinstance(trunk, Trunk)
+        return trunk
+
+    def tables(self, level: int) -> LevelTables:
+        """The tables of a level."""
+        tables = self.levels[level]
+        assert isinstance(tables, LevelTables)
+        return tables
+
+    def condition(self, level: int, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """The two vectors (c1, c2), each (B, C), that tell the context layers level and q."""
+        vector = self.tables(level).vector.expand(len(quality), -1)
+        hidden = F.silu(self.hidden(torch.cat([vector, quality_features(quality)], dim=1)))
+        c1, c2 = self.trunk(level).condition(hidden).chunk(2, dim=1)
+        return c1, c2
+
+    def embed(self, level: int, grid: Tensor) -> Tensor:
+        """(B, h, w) indices -> (B, h, w, C)."""
+        return F.embedding(grid, self.tables(level).embedding)
+
+    def context_sum(self, grids: Sequence[Tensor], level: int) -> Tensor:
+        """ctx0 of a level, (B, h, w, C), from the levels before it.
+
+        At the coarsest stride the sum starts at zero; each finer stride starts from the upsampled
+        clamped sum over all coarser levels.
+        """
+        levels = self.config.levels
+        table = self.tables(0).embedding
+        total = table.new_zeros((*grids[0].shape, table.shape[1]))
+        for k in range(level):
+            total = total + self.embed(k, grids[k])
+            if levels[k + 1].stride != levels[k].stride:
+                total = self.trunk(k).upsample(total.clamp(-LIMIT, LIMIT))
+        return total.clamp(-LIMIT, LIMIT)
+
+    def forward(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
+        """Scores in nats for every index at every position of one level.
+
+        Args:
+            grids: int64 (B, h_l, w_l) per level, coarse first; those after `level` are not read.
+            quality: int64 (B,) in 0..100.
+            level: which level to predict.
+        Returns:
+            Logits (B, K, h, w) float32.
+        """
+        return self.position_logits(grids, quality, level).permute(0, 3, 1, 2)
+
+    def position_logits(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
+        """The same as `forward`, as (B, h, w, K): contiguous, what cross entropy wants."""
+        trunk, tables = self.trunk(level), self.tables(level)
+        c1, c2 = (c[:, :, None, None] for c in self.condition(level, quality))
+        ctx = self.context_sum(grids, level).permute(0, 3, 1, 2)  # channels last in memory
+        ctx = trunk.context1(ctx)
+        ctx = (ctx + c1.to(ctx.dtype)).clamp(0, LIMIT)
+        ctx = trunk.context2(ctx)
+        ctx = (ctx + c2.to(ctx.dtype)).clamp(-LIMIT, LIMIT)
+        own = self.embed(level, grids[level]).permute(0, 3, 1, 2)
+        h = (ctx + trunk.first(own)).clamp(-LIMIT, LIMIT)
+        for layer in trunk.layers:
+            h = layer(h, ctx)
+        # The bias is added in float32: bfloat16 logits would be off by up to 1/32 nat.
+        return F.linear(h.permute(0, 2, 3, 1), tables.output).float() + tables.bias
+
+    def coded_bits(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
+        """Ideal code length of one level, in bits per picture, (B,)."""
+        logits = self.position_logits(grids, quality, level)
+        nats = F.cross_entropy(
+            logits.flatten(0, 2), grids[level].flatten().long(), reduction="none"
+        )
+        return nats.reshape(len(quality), -1).sum(1) / math.log(2)
+
+    @torch.no_grad()
+    def initialise_from_codebooks(
+        self,
+        codebooks: Sequence[Tensor],
+        sigmas: Mapping[int, Tensor],
+        projections: Mapping[int, Tensor],
+    ) -> None:
+        """Start the tables at the codebooks, so that near indices have near embeddings.
+
+        Args:
+            codebooks: (K_l, D_s) per level, coordinates sorted by falling variance.
+            sigmas: stride -> (D_s,), the standard deviation of each coordinate.
+            projections: finer stride s' -> (f f D_s', D_s), a latent of the next coarser stride s
+                to the f x f latents of s' that it covers; rows ordered (dy, dx, channel).
+        """
+        for level, codebook in enumerate(codebooks):
+            tables, stride = self.tables(level), self.config.levels[level].stride
+            unit = codebook / sigmas[stride].clamp_min(1e-6)
+            kept = min(unit.shape[1], tables.embedding.shape[1])
+            for table, scale in ((tables.embedding, 0.5), (tables.output, 0.3)):
+                table.zero_()
+                table[:, :kept] = scale * unit[:, :kept]
+            tables.embedding.clamp_(-LIMIT, LIMIT)
+        for coarse, fine in zip(self.config.strides, self.config.strides[1:], strict=False):
+            trunk = self.trunks[str(coarse)]
+            assert isinstance(trunk, Trunk) and trunk.finer is not None
+            (factor, width), channels = trunk.finer, trunk.channels
+            sigma, sigma_fine = sigmas[coarse], sigmas[fine].clamp_min(1e-6)
+            matrix = projections[fine].reshape(factor * factor, len(sigma_fine), len(sigma))
+            matrix = matrix * sigma / sigma_fine[:, None]
+            kept, kept_fine = min(channels, len(sigma)), min(width, len(sigma_fine))
+            up = torch.zeros(factor * factor, width, channels)
+            up[:, :kept_fine, :kept] = matrix[:, :kept_fine, :kept]
+            trunk.up.weight.copy_(up.reshape(-1, channels))
+
+
+# -- freezing ----------------------------------------------------------------------------------
+# Units of the integers (docs/format.md, section 5). `exact_prior` states them again because it
+# must not import torch; a test compares the two.
+
+UNIT = 32  # activations: integers per unit, clamped to +-255
+GATE_UNIT = 128  # a, gate and u
+CONDITION_UNIT = 256
+LOGIT_UNIT = 64  # logits: integers per nat
+ACTIVATION_MAX = 255
+ACCUMULATOR_LIMIT = 2**24  # below it float32 sums of integers are exact
+EXPONENTS = range(3, 16)
+TABLE_SIZE = 1024
+TABLE_UNIT = 2**20
+
+
+def freeze(prior: Prior) -> dict[str, NDArray[np.generic]]:
+    """Round a trained prior to the integer tensors that `ExactPrior` loads.
+
+    Each matrix becomes round(weight * 2**e) with the largest e that keeps every possible sum of
+    products below 2**24 and every weight in int16.
+
+    Returns:
+        Arrays by name, as docs/format.md, section 5 lists them.
+    Raises:
+        ValueError: weights so large that no exponent fits.
+    """
+    tensors: dict[str, NDArray[np.generic]] = {}
+    with torch.no_grad():
+        for index in range(len(prior.config.levels)):
+            tensors.update(_freeze_level(prior, index))
+        for stride, trunk in prior.trunks.items():
+            assert isinstance(trunk, Trunk)
+            added = [
+                np.abs(tensors[f"prior.level{k}.condition"]).max() / CONDITION_UNIT
+                for k, level in enumerate(prior.config.levels)
+                if level.stride == int(stride)
+            ]
+            tensors.update(_freeze_trunk(f"prior.{stride}", trunk, max(added)))
+    distances = np.arange(TABLE_SIZE) / LOGIT_UNIT
+    tensors["prior.table"] = np.round(np.exp(-distances) * TABLE_UNIT).astype(np.int32)
+    return tensors
+
+
+def _freeze_level(prior: Prior, level: int) -> dict[str, NDArray[np.generic]]:
+    name, tables = f"prior.level{level}", prior.tables(level)
+    qualities = torch.arange(QUALITIES, device=tables.bias.device)
+    condition = torch.stack(prior.condition(level, qualities), dim=1)  # (101, 2, C)
+    output = _freeze_matrix(
+        f"{name}.output", _array(tables.output.T), ACTIVATION_MAX, UNIT, _array(tables.bias)
+    )
+    return {
+        f"{name}.embedding": _to_integers(_array(tables.embedding) * UNIT, ACTIVATION_MAX),
+        f"{name}.condition": _to_integers(_array(condition) * CONDITION_UNIT, 2**15 - 1),
+        **output,
+    }
+
+
+def _freeze_trunk(name: str, trunk: Trunk, added: float) -> dict[str, NDArray[np.generic]]:
+    """`added`: the largest conditioning value, which the sums of the context layers must hold."""
+    tensors: dict[str, NDArray[np.generic]] = {}
+    for part, conv in (("context1", trunk.context1), ("context2", trunk.context2)):
+        weight = _array(conv.weight.permute(2, 3, 1, 0).flatten(0, 1))  # (9, in, out)
+        tensors.update(
+            _freeze_matrix(f"{name}.{part}", weight, ACTIVATION_MAX, UNIT, reserve=added)
+        )
+    first = _array(trunk.first.tap_weights())
+    tensors.update(_freeze_matrix(f"{name}.first", first, ACTIVATION_MAX, UNIT))
+    for i, layer in enumerate(trunk.layers):
+        assert isinstance(layer, GatedLayer) and layer.gate.bias is not None
+        context = layer.context.weight[None, :, :, 0, 0].transpose(1, 2)
+        both = _array(torch.cat([layer.gate.tap_weights(), context]))  # taps, then context
+        bias = _array(layer.gate.bias)
+        # A gate of 1/2 + b/4 is 64 + 32 b: the 64 is two units of b.
+        gate = _freeze_matrix(f"{name}.{i}.gate", both, ACTIVATION_MAX, UNIT, bias, reserve=2)
+        residual = _array(layer.residual.weight[:, :, 0, 0].T)
+        tensors.update(gate)
+        tensors.update(_freeze_matrix(f"{name}.{i}.residual", residual, GATE_UNIT, GATE_UNIT))
+    if trunk.finer is not None:
+        up = _array(trunk.up.weight.T)
+        tensors.update(_freeze_matrix(f"{name}.up", up, ACTIVATION_MAX, UNIT))
+    return tensors
+
+
+def _freeze_matrix(
+    name: str,
+    weight: NDArray[np.float64],
+    input_max: int,
+    unit: int,
+    bias: NDArray[np.float64] | None = None,
+    reserve: float = 0.0,
+) -> dict[str, NDArray[np.generic]]:
+    """Integer weight (..., inputs, outputs), its exponent and its bias in units of the sums.
+
+    `unit` is how many integers make one unit of the input; `reserve` is room, in units, for what
+    is added to the sums besides the bias.
+    """
+    for exponent in reversed(EXPONENTS):
+        rounded = np.round(weight * 2.0**exponent)
+        shift = np.zeros(1) if bias is None else np.round(bias * unit * 2.0**exponent)
+        sums = np.abs(rounded).reshape(-1, rounded.shape[-1]).sum(0) * input_max + np.abs(shift)
+        # One more unit covers the half that rounding adds.
+        bound = sums.max() + (reserve + 1) * unit * 2.0**exponent
+        if bound < ACCUMULATOR_LIMIT and np.abs(rounded).max() < 2**15:
+            frozen: dict[str, NDArray[np.generic]] = {
+                f"{name}.weight": rounded.astype(np.int16),
+                f"{name}.exponent": np.array([exponent], np.int8),
+            }
+            if bias is not None:
+                frozen[f"{name}.bias"] = shift.astype(np.int32)
+            return frozen
+    raise ValueError(f"{name}: weights too large to freeze")
+
+
+def _to_integers(values: NDArray[np.float64], limit: int) -> NDArray[np.int16]:
+    return np.clip(np.round(values), -limit, limit).astype(np.int16)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float64]:
+    return np.asarray(tensor.detach().double().cpu().numpy(), dtype=np.float64)
