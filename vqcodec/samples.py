@@ -1,0 +1,236 @@
+"""Any Pillow image -> 8-bit grey or RGB samples, opacity and metadata. Only `image.py` uses it.
+
+Greyscale is what the file declares: the modes 1, L, LA, La, I, I;16 and F, and palettes whose used
+entries are all grey. An RGB picture stays RGB even when its three channels happen to be equal.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+__all__ = ["UInt8Array", "convert", "metadata", "orient", "raw_mode"]
+
+UInt8Array = NDArray[np.uint8]
+
+_ORIENTATION: Final = 0x0112  # EXIF tag
+_EXIF_PREFIX: Final = b"Exif\0\0"
+_SUB_DIRECTORIES: Final = (0x8769, 0x8825)  # camera settings, position
+# What a TIFF file says about the picture and not about its own strips of bytes: description, make,
+# model, resolution (3 tags), software, date, artist, copyright.
+_DESCRIPTIVE: Final = (0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298)
+_XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)([2-8])")
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How the file stores a sample, such as `RGB;16B`; empty once the image is loaded.
+
+    Pillow forgets this on loading and reduces some samples silently, so ask before `load`.
+    """
+    tiles = getattr(image, "tile", None)
+    if not tiles:
+        return ""
+    arguments = tiles[0][3]
+    name = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    # Pillow scales any 9- to 16-bit PGM to the full 16 bits when it loads it.
+    return "I;16" if image.format == "PPM" and image.mode == "I" else name
+
+
+def convert(
+    image: Image.Image, raw: str, icc: bytes | None
+) -> tuple[UInt8Array, UInt8Array | None, list[str]]:
+    """The samples of a loaded image.
+
+    Args:
+        image: any mode.
+        raw: what `raw_mode` said before the image was loaded.
+        icc: its colour profile.
+    Returns:
+        Samples, (H, W) of a grey or (H, W, 3) of a colour picture; opacity (H, W) or None; notes.
+    Raises:
+        Whatever Pillow raises for a mode that it cannot convert.
+    """
+    notes = ["16-bit samples reduced to 8"] if ";16" in raw and image.mode[0] not in "IF" else []
+    if image.mode[0] in "IF":
+        samples, note = _reduce(np.asarray(image), image.mode, raw)
+        return samples, _keyed_alpha(np.asarray(image), image, 1), [note] if note else []
+    if image.mode == "CMYK":
+        samples, note = _cmyk_to_rgb(image, icc)
+        return samples, None, [note]
+    if image.mode in ("LAB", "HSV", "YCbCr"):
+        notes.append(f"{image.mode} converted to RGB")
+    return (*_convert_8_bit(image, raw, icc), notes)
+
+
+def _convert_8_bit(
+    image: Image.Image, raw: str, icc: bytes | None
+) -> tuple[UInt8Array, UInt8Array | None]:
+    palette = image.mode in ("P", "PA")
+    grey = image.mode in ("1", "L", "LA", "La")
+    transparent = palette and (
+        "transparency" in image.info
+        or image.mode == "PA"
+        or (image.palette is not None and image.palette.mode == "RGBA")
+    )
+    alpha: UInt8Array | None
+    if transparent or image.mode in ("LA", "La", "RGBA", "RGBa"):
+        bands = np.array(image.convert("LA" if grey else "RGBA"))
+        samples, alpha = bands[..., :-1], bands[..., -1]
+    else:
+        samples = np.array(image.convert("L" if grey else "RGB")).reshape(*image.size[::-1], -1)
+        alpha = None
+        if not palette:
+            alpha = _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1), raw)
+    if palette and not _is_rgb_profile(icc):  # a grey file must not carry an RGB profile
+        grey = bool((samples == samples[..., :1]).all())
+    if raw.startswith("LA"):  # Pillow opens 16-bit grey with alpha as RGBA
+        grey = True
+    return samples[..., 0] if grey else samples, alpha
+
+
+def _keyed_alpha(
+    samples: NDArray[Any], image: Image.Image, scale: int, raw: str = ""
+) -> UInt8Array | None:
+    """Opacity of a picture with one transparent colour, which Pillow gives in the file's units."""
+    key = image.info.get("transparency")
+    if image.mode in ("P", "PA") or not isinstance(key, (int, tuple)):
+        return None
+    wanted = np.atleast_1d(np.asarray(key, dtype=np.int64)) * scale
+    if raw.startswith("RGB;16"):
+        wanted = wanted >> 8
+    elif image.mode == "1":  # 255 since Pillow 13, 1 before
+        wanted = np.where(wanted > 0, 255, 0)
+    planes = samples.reshape(*samples.shape[:2], -1)
+    if len(wanted) != planes.shape[2]:
+        return None
+    hidden: NDArray[np.bool_] = (planes == wanted).all(axis=2)
+    return np.where(hidden, 0, 255).astype(np.uint8)
+
+
+def _reduce(values: NDArray[Any], mode: str, raw: str) -> tuple[UInt8Array, str]:
+    """Samples of more than 8 bits as 8 bits, by scaling and never by clipping; and a note.
+
+    16-bit samples have a known white, 65535. Integers and floats of other kinds do not: ranges
+    that are customary (0..1, 0..255, 0..65535) are taken at their word, others are stretched.
+    """
+    finite = values[np.isfinite(values)] if mode == "F" else values
+    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    low, high = 0.0, 65535.0
+    if "I;12" in raw:
+        high, note = 4095.0, "12-bit samples reduced to 8"
+    elif mode.startswith("I;16") or raw.startswith("I;16") and least >= 0:
+        note = "16-bit samples reduced to 8"
+    elif mode == "F" and least >= 0 and most <= 1:
+        high, note = 1.0, "float samples 0..1 scaled to 0..255"
+    elif least >= 0 and most <= 255 and (mode == "I" or bool((finite == np.rint(finite)).all())):
+        high, note = 255.0, ""
+    elif mode == "I" and least >= 0 and most <= 65535:
+        note = "16-bit samples reduced to 8"
+    else:
+        low, high = least, most if most > least else least + abs(least) + 1
+        note = f"samples {least:.6g}..{most:.6g} stretched to 0..255"
+    # float32 keeps 16-bit samples far closer than the 1/514 that could change a rounding.
+    wide: NDArray[Any] = values.astype(np.float32 if mode.startswith("I;16") else np.float64)
+    if mode == "F":
+        wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
+    scaled = np.rint(np.clip((wide - low) * (255.0 / (high - low)), 0, 255))
+    return scaled.astype(np.uint8), note
+
+
+def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[UInt8Array, str]:
+    if icc:
+        try:
+            from PIL import ImageCms
+
+            rgb = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(icc)),
+                ImageCms.createProfile("sRGB"),
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                outputMode="RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+            return np.array(rgb), "CMYK converted to sRGB through its colour profile"
+        except Exception:  # a bad profile must not cost the picture: Pillow's own formula is left
+            pass
+    return np.array(image.convert("RGB")), "CMYK converted to RGB without a colour profile"
+
+
+def _is_rgb_profile(icc: bytes | None) -> bool:
+    return icc is not None and icc[16:20] == b"RGB "
+
+
+def metadata(
+    image: Image.Image,
+) -> tuple[bytes | None, bytes | None, bytes | None, int, list[str]]:
+    """What a loaded image says about itself.
+
+    Returns:
+        ICC profile; EXIF as a bare TIFF structure with orientation 1; XMP packet with orientation
+        1; the orientation (1..8) that the samples still need; notes.
+    """
+    notes = []
+    icc = image.info.get("icc_profile")
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    exif, orientation = None, 1
+    if isinstance(xmp, bytes) and (found := _XMP_ORIENTATION.search(xmp)):
+        orientation = int(found[2])
+        xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+    try:
+        orientation = int(image.getexif().get(_ORIENTATION, orientation))  # EXIF takes precedence
+        exif = image.info.get("exif") or _descriptive_exif(image)
+        exif = _set_upright(exif.removeprefix(_EXIF_PREFIX)) if exif else None
+    except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
+        exif = None
+        notes.append("damaged EXIF data left out")
+    keep = [part if isinstance(part, bytes) and part else None for part in (icc, exif, xmp)]
+    return keep[0], keep[1], keep[2], orientation if 1 <= orientation <= 8 else 1, notes
+
+
+def _descriptive_exif(image: Image.Image) -> bytes | None:
+    """EXIF data of a file that spreads it over its own directory, as TIFF does."""
+    own, wanted = image.getexif(), Image.Exif()
+    for tag in _DESCRIPTIVE:
+        if tag in own:
+            wanted[tag] = own[tag]
+    for directory in _SUB_DIRECTORIES:
+        if fields := own.get_ifd(directory):
+            wanted[directory] = dict(fields)
+    return wanted.tobytes() if len(wanted) else None
+
+
+def _set_upright(tiff: bytes) -> bytes:
+    """The EXIF structure with orientation 1, patched in place.
+
+    Writing it anew through Pillow would move what maker notes point at by byte offset.
+    """
+    order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
+    patched = bytearray(tiff)
+    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (count,) = struct.unpack_from(f"{order}H", tiff, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from(f"{order}H", tiff, entry)
+        if tag == _ORIENTATION:  # type 3 (16-bit), one value, value 1, filler
+            struct.pack_into(f"{order}HIHH", patched, entry + 2, 3, 1, 1, 0)
+    return bytes(patched)
+
+
+def orient(array: UInt8Array, orientation: int) -> UInt8Array:
+    """Turn an (H, W) or (H, W, C) array as EXIF orientation 1..8 asks, so that it is upright."""
+    if orientation in (5, 7):
+        array = array.swapaxes(0, 1)
+    elif orientation in (6, 8):
+        array = np.rot90(array, -1 if orientation == 6 else 1)
+    if orientation in (3, 4, 7):
+        array = array[::-1]
+    if orientation in (2, 3, 7):
+        array = array[:, ::-1]
+    return array
