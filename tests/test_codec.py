@@ -1,0 +1,186 @@
+"""The whole way, picture to file and back, with tiny models; the shipped model where it matters."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vqcodec
+from vqcodec import codec, container, registry
+from vqcodec.drawings import draw
+from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
+
+SIZES = [(1, 1), (1, 40), (40, 1), (16, 16), (17, 33), (63, 65)]
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    side = max(width, height, 32)
+    return Image.fromarray(draw(np.random.default_rng(seed), side)[:height, :width])
+
+
+def psnr_db(a: Image.Image, b: Image.Image) -> float:
+    error = np.asarray(a.convert("RGB"), float) - np.asarray(b.convert("RGB"), float)
+    return float(-10 * np.log10(max((error**2).mean(), 1e-9) / 255**2))
+
+
+@pytest.fixture(params=["vq-vae", "vq-vae-2", "residual"])
+def model(request: pytest.FixtureRequest, tiny_weights: dict[str, Path]) -> str:
+    return str(tiny_weights[request.param])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("effort", [0, 1])
+def test_round_trip_of_any_size(model: str, size: tuple[int, int], effort: int) -> None:
+    data = codec.compress(picture(*size), 60, effort=effort, model=model)
+    codec.verify(data, model=model)
+    decoded = codec.decompress(data, model=model)
+    assert decoded.size == size and decoded.mode == "RGB"
+    assert codec.decompress(data, model=model).tobytes() == decoded.tobytes()
+
+
+def test_quality_is_monotonic_in_bytes_and_psnr(tiny_weights: dict[str, Path]) -> None:
+    model, source = str(tiny_weights["residual"]), picture(128, 128, seed=3)
+    files = [codec.compress(source, q, model=model) for q in (0, 20, 90)]
+    sizes = [len(data) for data in files]
+    quality = [psnr_db(codec.decompress(data, model=model), source) for data in files]
+    assert sizes == sorted(sizes)
+    assert quality == sorted(quality)
+
+
+def test_search_beats_marginal_assignment(tiny_weights: dict[str, Path]) -> None:
+    """At the same lambda the search lowers error + lambda x bits, what it minimises."""
+    model, source = str(tiny_weights["residual"]), picture(96, 96, seed=4)
+    loaded = registry.load(model)
+    costs = []
+    for effort in (0, 1):
+        data = codec.compress(source, 50, effort=effort, model=model)
+        _, _, grids = codec._read_grids(data, None, False, model, None)
+        latent = codec._encode(loaded, np.asarray(source), 50)
+        tensors = [torch.from_numpy(grid.astype(np.int64))[None] for grid in grids]
+        decoded = loaded.quantizer.dequantize(tensors, *latent.shape[2:])
+        error = float((latent - decoded).square().sum())
+        costs.append(error + loaded.config.lambda_at(50) * 8 * len(data))
+    assert costs[1] < costs[0]
+
+
+def test_fewer_levels_are_a_coarser_picture(tiny_weights: dict[str, Path]) -> None:
+    model, source = str(tiny_weights["residual"]), picture(64, 64, seed=5)
+    data = codec.compress(source, 100, model=model)
+    count = len(container.parse(data).levels)
+    scores = [
+        psnr_db(codec.decompress(data, levels=n, model=model), source) for n in range(1, count + 1)
+    ]
+    assert scores[-1] == max(scores) and scores[0] < scores[-1]
+    short = codec.compress(source, 100, levels=2, model=model)
+    assert len(container.parse(short).levels) == 2 and len(short) < len(data)
+
+
+def test_every_truncation_gives_fewer_levels_or_an_error(tiny_weights: dict[str, Path]) -> None:
+    model = str(tiny_weights["residual"])
+    data = codec.compress(picture(40, 24), 100, model=model)
+    whole = codec._read_grids(data, None, False, model, None)[2]
+    decoded_levels = set()
+    for keep in range(len(data)):
+        with pytest.raises(BitstreamError):
+            codec.decompress(data[:keep], model=model)
+        try:
+            grids = codec._read_grids(data[:keep], None, True, model, None)[2]
+        except BitstreamError:
+            continue
+        decoded_levels.add(len(grids))
+        for got, want in zip(grids, whole, strict=False):
+            np.testing.assert_array_equal(got, want)
+    assert len(decoded_levels) > 1  # some cuts left several levels
+
+
+def test_every_flipped_bit_is_reported(tiny_weights: dict[str, Path]) -> None:
+    model = str(tiny_weights["vq-vae-2"])
+    data = codec.compress(picture(24, 24), 60, model=model)
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((BitstreamError, ModelError)):
+            codec.verify(bytes(damaged), model=model)
+
+
+def test_wrong_indices_are_an_error_and_not_a_picture(tiny_weights: dict[str, Path]) -> None:
+    """A payload with a sound CRC that decodes to other indices than were coded."""
+    model = str(tiny_weights["vq-vae"])
+    parsed = container.parse(codec.compress(picture(32, 32), 60, model=model))
+    entry = container.LevelEntry(parsed.levels[0].words, parsed.levels[0].check ^ 1)
+    forged = container.Container(
+        width=parsed.width,
+        height=parsed.height,
+        quality=parsed.quality,
+        model_id=parsed.model_id,
+        levels=(entry,),
+        payload=parsed.payload,
+    )
+    with pytest.raises(CorruptChunk, match="checksum"):
+        codec.decompress(container.pack(forged), model=model)
+
+
+def test_alpha_grey_and_metadata_survive(tiny_weights: dict[str, Path]) -> None:
+    model = str(tiny_weights["vq-vae"])
+    rgba = picture(30, 20).convert("RGBA")
+    opacity = Image.fromarray((np.arange(600) % 256).astype(np.uint8).reshape(20, 30))
+    rgba.putalpha(opacity)
+    decoded = codec.decompress(codec.compress(rgba, model=model), model=model)
+    assert decoded.mode == "RGBA" and decoded.getchannel("A").tobytes() == opacity.tobytes()
+
+    grey = picture(30, 20).convert("L")
+    decoded = codec.decompress(codec.compress(grey, model=model), model=model)
+    assert decoded.mode == "L" and decoded.size == (30, 20)
+
+    source = io.BytesIO()
+    picture(30, 20).save(source, "PNG", icc_profile=b"profile" * 30)
+    kept = codec.decompress(codec.compress(source.getvalue(), model=model), model=model)
+    assert kept.info["icc_profile"] == b"profile" * 30
+    stripped = codec.compress(source.getvalue(), model=model, strip=True)
+    assert "icc_profile" not in codec.decompress(stripped, model=model).info
+
+
+@pytest.mark.parametrize("bad", [{"quality": -1}, {"quality": 101}, {"effort": 3}, {"levels": 0}])
+def test_arguments_out_of_range(tiny_weights: dict[str, Path], bad: dict[str, int]) -> None:
+    with pytest.raises(ValueError):
+        codec.compress(picture(8, 8), model=str(tiny_weights["vq-vae"]), **bad)  # type: ignore[arg-type]
+
+
+def test_a_file_of_another_model_is_refused(tiny_weights: dict[str, Path]) -> None:
+    data = codec.compress(picture(16, 16), model=str(tiny_weights["vq-vae"]))
+    with pytest.raises(ModelError):
+        codec.decompress(data)
+    with pytest.raises(ModelError):
+        codec.decompress(data, model=str(tiny_weights["residual"]))
+
+
+def test_samples_are_reproducible_and_different(tiny_weights: dict[str, Path]) -> None:
+    model = str(tiny_weights["residual"])
+    first = codec.sample(3, seed=1, size=(40, 24), model=model)
+    again = codec.sample(3, seed=1, size=(40, 24), model=model)
+    other = codec.sample(3, seed=2, size=(40, 24), model=model)
+    assert [p.size for p in first] == [(40, 24)] * 3
+    assert [p.tobytes() for p in first] == [p.tobytes() for p in again]
+    assert len({p.tobytes() for p in first + other}) == 6
+
+
+def test_cold_samples_take_the_likeliest_index(tiny_weights: dict[str, Path]) -> None:
+    model = str(tiny_weights["vq-vae"])
+    one = codec.sample(1, seed=1, temperature=0, size=(16, 16), model=model)
+    two = codec.sample(1, seed=2, temperature=0, size=(16, 16), model=model)
+    assert one[0].tobytes() == two[0].tobytes()
+
+
+def test_shipped_model_codes_a_drawing() -> None:
+    source = picture(192, 128, seed=7)
+    sizes, scores = [], []
+    for quality in (10, 50, 90):
+        data = vqcodec.compress(source, quality=quality)
+        vqcodec.verify(data)
+        sizes.append(len(data))
+        scores.append(psnr_db(vqcodec.decompress(data), source))
+    assert sizes == sorted(sizes) and scores == sorted(scores)
+    assert sizes[0] < 192 * 128 * 3 / 40  # not a figure of merit: that it compresses at all

@@ -1,0 +1,90 @@
+"""Imports flow one way, and light commands stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "vqcodec"
+
+# Module -> what it may import of vqcodec. `config` and `errors` are open to all.
+STAGES = {
+    "fields": set(),
+    "drawings": {"fields"},
+    "samples": set(),
+    "image": {"samples"},
+    "autoencoder": set(),
+    "quantizer": set(),
+    "prior": set(),
+    "exact_prior": set(),
+    "coder": {"exact_prior"},
+    "container": set(),
+    "registry": {"autoencoder", "quantizer", "exact_prior"},
+    "search": {"registry", "exact_prior", "coder"},
+    "codec": {"image", "registry", "search", "exact_prior", "coder", "container"},
+    "data": {"drawings"},
+    "objective": {"autoencoder", "quantizer", "prior"},
+    "checkpoint": set(),
+    "loop": set(),
+    "train": {
+        *("registry", "autoencoder", "quantizer", "prior", "data"),
+        *("objective", "loop", "checkpoint"),
+    },
+    "demo": {"codec", "drawings", "image"},
+    "files": {"container"},
+    "console": {"files", "container", "registry"},
+    "options": {"files", "console", "container", "image", "__init__"},
+    "sheet": set(),
+    "cli": {
+        *("files", "console", "options", "codec", "demo", "image", "registry", "sheet", "train"),
+    },
+    "__main__": {"cli"},
+    "__init__": {"codec", "errors"},
+    "config": set(),
+    "errors": set(),
+}
+NO_TORCH = {"errors", "config", "image", "exact_prior", "coder", "container", "registry", "codec"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module named in an import statement of a file, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            if node.module == "vqcodec":
+                names |= {f"vqcodec.{alias.name}" for alias in node.names}
+    return names
+
+
+def test_every_module_has_a_place() -> None:
+    assert {path.stem for path in PACKAGE.glob("*.py")} == set(STAGES)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_imports_only_what_its_place_allows(name: str) -> None:
+    found = imports(PACKAGE / f"{name}.py")
+    own = {n.split(".")[1] for n in found if n.startswith("vqcodec.")} & set(STAGES)
+    assert own <= STAGES[name] | {"config", "errors"}
+
+
+def test_constriction_has_one_importer() -> None:
+    users = [p.stem for p in PACKAGE.glob("*.py") if any("constriction" in n for n in imports(p))]
+    assert users == ["coder"]
+
+
+@pytest.mark.parametrize("name", sorted(NO_TORCH))
+def test_imports_no_torch(name: str) -> None:
+    code = f"import sys, vqcodec.{name}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_files_stay_short(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 620  # aim under 300; the exact prior and its formula stay together
+    assert max(map(len, lines)) <= 100

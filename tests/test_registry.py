@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vqcodec import registry
+from vqcodec.errors import ModelError
+
+
+def test_a_saved_model_loads(tiny_weights: dict[str, Path]) -> None:
+    model = registry.load(str(tiny_weights["residual"]))
+    assert len(model.model_id) == 8
+    assert [level.stride for level in model.config.levels] == [16, 16, 8, 8, 4]
+    assert model.autoencoder.dim == 12 and model.quantizer.dim == 12
+    assert registry.find(model.model_id, str(tiny_weights["residual"])) is model
+
+
+def test_floats_are_stored_as_fp16_but_for_the_transforms(tiny_weights: dict[str, Path]) -> None:
+    tensors = registry.load(str(tiny_weights["residual"])).tensors
+    assert tensors["autoencoder.klt"].dtype == np.float32
+    assert tensors["autoencoder.encoder_in.weight"].dtype == np.float16
+    assert tensors["prior.table"].dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["", "no-such-model", "../photo", "/dev/null", "tests"])
+def test_unknown_models_are_refused(name: str) -> None:
+    with pytest.raises(ModelError):
+        registry.load(name)
+
+
+def test_unknown_id_names_itself() -> None:
+    with pytest.raises(ModelError, match="0123456789abcdef"):
+        registry.find(bytes.fromhex("0123456789abcdef"))
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 5000])
+def test_truncated_weights_are_refused(
+    tiny_weights: dict[str, Path], tmp_path: Path, keep: int
+) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(tiny_weights["vq-vae"].read_bytes()[:keep])
+    with pytest.raises(ModelError):
+        registry.load(str(path))
+
+
+def test_weights_without_a_tensor_are_refused(
+    tiny_weights: dict[str, Path], tmp_path: Path
+) -> None:
+    model = registry.load(str(tiny_weights["vq-vae"]))
+    path = tmp_path / "lacking.safetensors"
+    state = {k: v for k, v in model.tensors.items() if k != "autoencoder.up.weight"}
+    registry.save(path, model.config, state, {})
+    with pytest.raises(ModelError, match="up.weight"):
+        _ = registry.load(str(path)).autoencoder
+
+
+def test_shipped_models_fit_their_budget() -> None:
+    cards = registry.models()
+    assert "photo" in [card.name for card in cards]
+    for card in cards:
+        assert card.num_bytes <= 32 * 2**20
+        assert registry.name_of(bytes.fromhex(card.model_id)) == card.name

@@ -1,0 +1,215 @@
+"""Model name or id -> weights file, its SHA-256, the loaded model.
+
+A weights file is `weights/NAME.safetensors`: tensors only, the configuration as JSON in its
+metadata. A `.vqc` file names its model by the first 8 bytes of the SHA-256 of the weights file.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from vqcodec.config import ModelConfig
+from vqcodec.errors import ModelError
+from vqcodec.exact_prior import ExactPrior
+
+if TYPE_CHECKING:
+    from vqcodec.autoencoder import Autoencoder
+    from vqcodec.quantizer import Quantizer
+
+__all__ = ["Model", "ModelCard", "find", "load", "models", "name_of", "save"]
+
+PACKAGE = Path(__file__).parent
+FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")  # in a wheel; in a checkout
+
+# Kept at full precision: everything after them relies on their being orthonormal.
+FULL_PRECISION = ("klt", "sigma", "projection")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a user is told about a weights file."""
+
+    name: str
+    model_id: str  # 16 hexadecimal digits
+    num_bytes: int
+    path: str
+    note: str
+
+
+class Model:
+    """A loaded weights file. The networks, hence torch, load when first used."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.model_id = hash_file(path)
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+                # A safetensors handle has keys() but is no mapping.
+                self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.config = ModelConfig.from_json(metadata.get("config", ""))
+            self.training: dict[str, Any] = json.loads(metadata.get("training", "{}"))
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ModelError(f"{path}: not a vqcodec weights file: {error}") from error
+
+    @cached_property
+    def prior(self) -> ExactPrior:
+        """The frozen prior; needs no torch."""
+        return ExactPrior(self.config, self._section("prior."))
+
+    @cached_property
+    def autoencoder(self) -> "Autoencoder":
+        from vqcodec.autoencoder import Autoencoder
+
+        network = Autoencoder(self.config)
+        self._fill(network, "autoencoder.")
+        return network
+
+    @cached_property
+    def quantizer(self) -> "Quantizer":
+        from vqcodec.quantizer import Quantizer
+
+        quantizer = Quantizer(self.config)
+        self._fill(quantizer, "quantizer.")
+        return quantizer
+
+    def training_prior(self) -> dict[str, Any]:
+        """The float prior that training goes on from, as torch tensors by name."""
+        import torch
+
+        prefix = "training.prior."
+        return {
+            name.removeprefix(prefix): torch.from_numpy(tensor.astype(np.float32))
+            for name, tensor in self._section(prefix).items()
+        }
+
+    def levels_worth(self, quality: int) -> int:
+        """How many levels the encoder uses at a quality."""
+        return self.quantizer.levels_worth(quality)
+
+    def _section(self, prefix: str) -> dict[str, NDArray[Any]]:
+        return {name: t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    def _fill(self, module: Any, prefix: str) -> None:
+        import torch
+
+        state = {
+            name.removeprefix(prefix): torch.from_numpy(tensor.astype(np.float32))
+            for name, tensor in self._section(prefix).items()
+        }
+        try:
+            missing, unexpected = module.load_state_dict(state, strict=False)
+            # Moving averages of training are not stored; everything else must be there.
+            if unexpected or any(not name.startswith("code_") for name in missing):
+                raise ModelError(f"weights lack {missing}, or have {unexpected} too many")
+        except RuntimeError as error:
+            raise ModelError(f"weights do not fit their configuration: {error}") from error
+        module.eval().requires_grad_(False)
+
+
+def save(
+    path: Path,
+    config: ModelConfig,
+    state: Mapping[str, NDArray[Any]],
+    training: Mapping[str, Any],
+) -> None:
+    """Write a weights file in one step; floats as fp16 but for `FULL_PRECISION`.
+
+    Args:
+        state: tensors named `autoencoder.*`, `quantizer.*`, `prior.*`.
+        training: what the card says of how it was made; goes into the metadata as JSON.
+    """
+    from safetensors.numpy import save_file
+
+    tensors = {name: np.ascontiguousarray(_stored(name, t)) for name, t in state.items()}
+    metadata = {"config": config.to_json(), "training": json.dumps(dict(training))}
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata=metadata)
+    partial.chmod(0o644)  # safetensors writes for the owner alone
+    partial.replace(path)
+
+
+def _stored(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+    exact = any(word in name for word in FULL_PRECISION)
+    return tensor if exact or tensor.dtype != np.float32 else tensor.astype(np.float16)
+
+
+@lru_cache(maxsize=32)
+def _hash(path: Path, mtime_ns: int) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()[:8]
+
+
+def hash_file(path: Path) -> bytes:
+    """Model id: the first 8 bytes of the SHA-256 of a weights file."""
+    return _hash(path.resolve(), path.stat().st_mtime_ns)
+
+
+def shipped() -> dict[str, Path]:
+    """Name -> weights file of every model that came with the package."""
+    found: dict[str, Path] = {}
+    for folder in FOLDERS:
+        for path in sorted(folder.glob("*.safetensors")):
+            found.setdefault(path.stem, path)
+    return found
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path, mtime_ns: int) -> Model:
+    return Model(path)
+
+
+def load(name: str) -> Model:
+    """A model by its name (see `models`) or by the path of a weights file.
+
+    Raises:
+        ModelError: there is none, or it is damaged.
+    """
+    path = shipped().get(name, Path(name))
+    if not path.is_file():
+        known = ", ".join(shipped()) or "none"
+        raise ModelError(f"no model {name!r}: neither shipped ({known}) nor a weights file")
+    return _load(path.resolve(), path.stat().st_mtime_ns)
+
+
+def find(model_id: bytes, name: str | None = None) -> Model:
+    """The model that a `.vqc` file names.
+
+    Args:
+        model_id: from the file.
+        name: where to look instead of among the shipped models.
+    Raises:
+        ModelError: it is not here; the message gives its id.
+    """
+    paths = [shipped().get(name, Path(name))] if name else list(shipped().values())
+    for path in paths:
+        if path.is_file() and hash_file(path) == model_id:
+            return load(str(path))
+    raise ModelError(
+        f"the file needs model {model_id.hex()}, which is not {name or 'among those shipped'}"
+    )
+
+
+def name_of(model_id: bytes) -> str | None:
+    """Name of a shipped model, without loading it."""
+    for name, path in shipped().items():
+        if hash_file(path) == model_id:
+            return name
+    return None
+
+
+def models() -> list[ModelCard]:
+    """Cards of all shipped models."""
+    cards = []
+    for name, path in shipped().items():
+        with safe_open(path, framework="np") as file:
+            note = json.loads((file.metadata() or {}).get("training", "{}")).get("note", "")
+        size = path.stat().st_size
+        cards.append(ModelCard(name, hash_file(path).hex(), size, str(path), note))
+    return cards
