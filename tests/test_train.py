@@ -1,0 +1,143 @@
+"""Runs of a few steps: what they write, that they learn, that they resume."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from PIL import Image
+
+from vqcodec import registry, train
+from vqcodec.drawings import draw
+from vqcodec.errors import ImageError, ModelError
+from vqcodec.objective import proxy_bits, spread_quality
+
+
+def options(tmp_path: Path, **changes: Any) -> train.TrainOptions:
+    base = train.TrainOptions(
+        output=tmp_path / "w.safetensors",
+        config=TINY["vq-vae-2"],
+        steps=120,
+        batch=4,
+        crop=64,
+        prior_share=0.5,
+    )
+    return replace(base, **changes)
+
+
+def ignore(record: dict[str, Any]) -> None:
+    return None
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = registry.Model(a).tensors, registry.Model(b).tensors
+    return first.keys() == second.keys() and all(
+        np.array_equal(first[name], second[name]) for name in first
+    )
+
+
+def test_a_run_learns_and_logs(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    train.run(options(tmp_path, steps=400, prior_share=0.75), ignore)
+    log = (tmp_path / "w.safetensors.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in log]
+    phases = {name: [r for r in records if r["phase"] == name] for name in ("autoencoder", "prior")}
+    first, last = phases["autoencoder"][0], phases["autoencoder"][-1]
+    assert {"psnr", "bpp", "marginal_bits", "perplexity", "dead_codes", "step"} <= last.keys()
+    assert len(last["psnr"]) == 4 and len(last["perplexity"]) == 2
+    assert first["step"] == 50 and last["step"] == 100
+    bits = [sum(r["bits_per_index"]) for r in phases["prior"]]
+    assert bits[-1] < bits[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors", "w.safetensors.jsonl"]
+
+
+def test_a_resumed_run_ends_like_one_that_was_not_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    monkeypatch.setattr(train, "CHECKPOINT_MINUTES", 0.0)
+    straight = options(tmp_path / "a")
+    stopped = options(tmp_path / "b")
+    for each in (straight, stopped):
+        each.output.parent.mkdir()
+    train.run(straight, ignore)
+
+    for at in (("autoencoder", 50), ("prior", 50)):
+
+        def kill(record: dict[str, Any], at: tuple[str, int] = at) -> None:
+            if (record["phase"], record.get("step")) == at:
+                raise Killed
+
+        resume = at[0] == "prior"
+        with pytest.raises(Killed):
+            train.run(replace(stopped, resume=resume), kill)
+        assert not stopped.output.exists()
+    train.run(replace(stopped, resume=True), ignore)
+    assert same_weights(straight.output, stopped.output)
+
+
+def test_training_goes_on_from_a_weights_file(
+    tmp_path: Path, tiny_weights: dict[str, Path]
+) -> None:
+    start = tiny_weights["residual"]
+    train.run(options(tmp_path, config=None, init=start, steps=2, prior_share=1.0), ignore)
+    before, after = registry.Model(start), registry.Model(tmp_path / "w.safetensors")
+    assert after.config.levels == before.config.levels
+    name = "autoencoder.encoder_in.weight"
+    np.testing.assert_array_equal(before.tensors[name], after.tensors[name])
+    assert any(
+        not np.array_equal(before.tensors[k], after.tensors[k])
+        for k in before.tensors
+        if k.startswith("training.prior.")
+    )
+
+
+def test_a_folder_of_pictures(tmp_path: Path) -> None:
+    folder = tmp_path / "pictures" / "deeper"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for k in range(4):
+        Image.fromarray(draw(rng, 96)).save(folder / f"{k}.png")
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8nothing")
+    Image.new("RGB", (10, 10)).save(folder / "small.png")
+    notes: list[str] = []
+
+    def listen(record: dict[str, Any]) -> None:
+        notes.append(record.get("note", ""))
+
+    train.run(options(tmp_path, data=tmp_path / "pictures", steps=4), listen)
+    assert (tmp_path / "w.safetensors").exists()
+    assert any("2 files left out" in note for note in notes)
+
+
+def test_bad_requests_are_clear(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ImageError, match="no picture"):
+        train.run(options(tmp_path, data=tmp_path / "empty"), ignore)
+    with pytest.raises(ModelError, match="preset"):
+        train.run(options(tmp_path, config=None, preset="nothing"), ignore)
+    with pytest.raises(ModelError, match="resume"):
+        train.run(options(tmp_path, resume=True), ignore)
+
+
+def test_proxy_counts_bits_above_the_water_level() -> None:
+    lambdas = torch.tensor([0.01, 0.1])
+    quiet, loud = torch.full((2, 3, 4, 4), 1e-4), torch.full((2, 3, 4, 4), 1.0)
+    assert (proxy_bits(quiet, lambdas) < 0.01).all()
+    bits = proxy_bits(loud, lambdas)
+    assert bits[0] > bits[1] > 48
+    doubled = proxy_bits(2 * loud, lambdas) - bits
+    torch.testing.assert_close(doubled, torch.full((2,), 48.0), atol=3.0, rtol=0)
+
+
+def test_spread_quality_covers_the_scale() -> None:
+    torch.manual_seed(0)
+    quality = spread_quality(10)
+    assert ((quality >= torch.arange(10) * 10) & (quality <= torch.arange(1, 11) * 10)).all()

@@ -1,0 +1,91 @@
+"""Training crops: from a folder of pictures, or drawn on the spot."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vqcodec.errors import ImageError
+
+__all__ = ["CropSource", "drawn_pictures", "load_folder"]
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm"}
+CACHE_BYTES = 6 << 30  # decoded once, kept in memory; what goes beyond is left out
+LARGEST_SHORT_SIDE = 1024  # larger photos are reduced: sharper pixels, fewer JPEG traces
+
+UInt8 = NDArray[np.uint8]
+
+
+def load_folder(folder: Path, smallest: int, note: Callable[[str], None]) -> list[UInt8]:
+    """Decode every picture below a folder, once: a list of (H, W, 3) arrays.
+
+    Args:
+        smallest: pictures with a shorter side are left out.
+        note: told what was left out.
+    Raises:
+        ImageError: the folder has no picture that can be used.
+    """
+    pictures: list[UInt8] = []
+    total, unusable = 0, 0
+    for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
+        try:
+            with warnings.catch_warnings(), Image.open(path) as image:
+                warnings.simplefilter("ignore")
+                factor = min(image.size) // LARGEST_SHORT_SIDE
+                rgb = image.convert("RGB")
+                array = np.asarray(rgb.reduce(factor) if factor > 1 else rgb)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            unusable += 1
+            continue
+        if min(array.shape[:2]) < smallest:
+            unusable += 1
+            continue
+        pictures.append(array)
+        total += array.nbytes
+        if total > CACHE_BYTES:
+            note(f"using the first {len(pictures)} pictures: they fill the cache of 6 GiB")
+            break
+    if unusable:
+        note(f"{unusable} files left out: unreadable, or smaller than {smallest} pixels")
+    if not pictures:
+        raise ImageError(f"{folder}: no picture of at least {smallest} x {smallest} pixels")
+    return pictures
+
+
+def drawn_pictures(count: int, size: int, seed: int) -> list[UInt8]:
+    """Pictures that need no data set: dead leaves, gradients, textures, glyphs."""
+    from vqcodec.drawings import draw
+
+    rng = np.random.default_rng(seed)
+    return [draw(rng, size) for _ in range(count)]
+
+
+class CropSource:
+    """Random crops of pictures; the state of its generator is all it needs to resume.
+
+    Args:
+        pictures: (H, W, 3) uint8 each.
+        seed: of the order and places of the crops.
+    """
+
+    def __init__(self, pictures: list[UInt8], seed: int) -> None:
+        self.pictures = pictures
+        self.rng = np.random.default_rng(seed)
+        areas = np.array([p.shape[0] * p.shape[1] for p in pictures], np.float64)
+        self.chances = areas / areas.sum()
+
+    def batch(self, count: int, size: int) -> Tensor:
+        """(count, 3, size, size) float32 in 0..1, channels last; half of them mirrored."""
+        crops = np.empty((count, size, size, 3), np.uint8)
+        for row, which in enumerate(self.rng.choice(len(self.pictures), count, p=self.chances)):
+            picture = self.pictures[which]
+            top = self.rng.integers(picture.shape[0] - size + 1)
+            left = self.rng.integers(picture.shape[1] - size + 1)
+            crop = picture[top : top + size, left : left + size]
+            crops[row] = crop[:, ::-1] if self.rng.random() < 0.5 else crop
+        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255

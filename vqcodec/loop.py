@@ -1,0 +1,92 @@
+"""What the training phases share: optimizer, schedule, moving average and clock; meters."""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+__all__ = ["Loop", "Meter"]
+
+Record = dict[str, Any]
+
+
+class Loop:
+    """Optimizer, schedule, moving average and clock of one phase.
+
+    Iterating yields the step number, from where a checkpoint left off until the budget is spent.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        minutes: float,
+        steps: int | None,
+        *,
+        peak: float,
+        average: float,
+    ) -> None:
+        self.name, self.model, self.peak = name, model, peak
+        self.minutes, self.steps = minutes, steps
+        self.step, self.elapsed = 0, 0.0  # seconds, over all sessions
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0, fused=True)
+        moving = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
+        self.averaged = AveragedModel(model, multi_avg_fn=moving)
+
+    @property
+    def progress(self) -> float:
+        if self.steps is not None:
+            return self.step / max(self.steps, 1) if self.steps else 1.0
+        return self.elapsed / (60 * self.minutes) if self.minutes > 0 else 1.0
+
+    def __iter__(self) -> Iterator[int]:
+        self.model.train()
+        last = time.monotonic()
+        while self.progress < 1:
+            yield self.step
+            self.step += 1
+            now = time.monotonic()
+            self.elapsed, last = self.elapsed + now - last, now
+        if self.step:
+            self.model.load_state_dict(self.averaged.module.state_dict())
+        self.model.eval()
+
+    def descend(self, loss: Tensor) -> None:
+        """One optimizer step: warm-up over the first 2 %, then a cosine to 1 % of the peak."""
+        progress = min(self.progress, 1.0)
+        cosine = 0.505 + 0.495 * math.cos(math.pi * max(0.0, progress - 0.02) / 0.98)
+        rate = self.peak * (max(progress / 0.02, 0.02) if progress < 0.02 else cosine)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.averaged.update_parameters(self.model)
+
+
+class Meter:
+    """Means of what a loop measured, per key, since they were last read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+        self.start = time.monotonic()
+
+    def add(self, key: str, slots: Tensor, values: Tensor, size: int) -> None:
+        """Add values (n,) to the means of their slots (n,) in 0..size - 1."""
+        total = self.sums.setdefault(key, torch.zeros(size))
+        count = self.counts.setdefault(key, torch.zeros(size))
+        total.index_add_(0, slots, values)
+        count.index_add_(0, slots, torch.ones(len(values)))
+
+    def read(self, digits: int = 3) -> Record:
+        means = {k: self.sums[k] / self.counts[k].clamp(min=1) for k in self.sums}
+        record: Record = {k: [round(v, digits) for v in m.tolist()] for k, m in means.items()}
+        record["seconds"] = time.monotonic() - self.start
+        self.__init__()  # type: ignore[misc]
+        return record

@@ -1,0 +1,101 @@
+"""What training minimises: the rate-distortion loss of the autoencoder, the bits of the prior."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vqcodec.autoencoder import Autoencoder
+from vqcodec.config import ModelConfig
+from vqcodec.prior import Prior
+from vqcodec.quantizer import RATE_BINS, Quantizer, rate_bins
+
+__all__ = ["AutoencoderObjective", "prior_loss", "proxy_bits", "spread_quality"]
+
+COMMITMENT = 0.3  # weight of |latent - quantised latent|^2 (van den Oord et al. 2017)
+PARTIAL_LEVELS = 0.1  # share of steps that decode only the first levels
+
+
+def proxy_bits(latent: Tensor, lambdas: Tensor) -> Tensor:
+    """Differentiable stand-in for the bits of a latent (B, D, h, w): (B,).
+
+    Reverse water-filling: a coefficient y costs 1/2 log2(1 + y^2 / theta) bits, theta the water
+    level where dD/dR = -lambda, i.e. lambda / (2 ln 2). Without a cost on scale the encoder
+    would inflate the latent and outgrow any fixed lambda.
+    Source: Cover and Thomas (2006), section 10.3.3.
+    """
+    theta = lambdas[:, None, None, None] / (2 * math.log(2))
+    return 0.5 * torch.log2(1 + latent.square() / theta).flatten(1).sum(1)
+
+
+def spread_quality(count: int) -> Tensor:
+    """(count,) qualities, one random draw from each of `count` equal parts of 0..100."""
+    return (torch.arange(count) + torch.rand(count)) * (100 / count)
+
+
+class AutoencoderObjective:
+    """(D + commitment + lambda R) / D of each picture of a batch, averaged.
+
+    Dividing by D (not differentiated) gives every quality the same say, as PSNR does.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        # Marginal bits per proxy bit, per quality bin: keeps the proxy's gradient true to scale.
+        self.bits_per_proxy = torch.ones(RATE_BINS)
+
+    def __call__(
+        self, autoencoder: Autoencoder, quantizer: Quantizer, x: Tensor, quality: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (), and per picture: `mse`, `bpp` (marginal), `commit` (latent error as an mse).
+
+        Args:
+            x: (B, 3, H, W) in 0..1.
+            quality: (B,) in 0..100.
+        """
+        lambdas = torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
+        with torch.autocast("cpu", torch.bfloat16):
+            latent = autoencoder.encode(x, quality)
+        quantized = quantizer.update(latent.detach(), quality)
+        target = quantized.latent
+        if torch.rand(()) < PARTIAL_LEVELS:
+            levels = int(torch.randint(1, len(quantized.grids) + 1, ()))
+            target = quantizer.dequantize(quantized.grids[:levels], *latent.shape[2:])
+        y = latent + (target - latent).detach()  # straight-through gradient
+        with torch.autocast("cpu", torch.bfloat16):
+            picture = autoencoder.decode(y, quality)
+
+        pixels = x.shape[2] * x.shape[3]
+        distortion = (picture - x).square().flatten(1).sum(1) / pixels
+        commitment = (latent - quantized.latent).square().flatten(1).sum(1) / pixels
+        proxy = proxy_bits(latent, lambdas) / pixels
+        bpp = quantized.bits / pixels
+        bins = rate_bins(quality)
+        ratio = (bpp / proxy.detach()).clamp(0.1, 10)
+        self.bits_per_proxy[bins] = self.bits_per_proxy[bins].lerp(ratio, 0.01)
+        rate = lambdas * self.bits_per_proxy[bins] * proxy
+        scale = distortion.detach().clamp(min=1e-5)
+        loss = ((distortion + COMMITMENT * commitment + rate) / scale).mean()
+        parts = {"mse": distortion.detach() / 3, "bpp": bpp, "commit": commitment.detach() / 3}
+        return loss, parts
+
+
+def prior_loss(
+    prior: Prior, grids: list[Tensor], quality: Tensor, levels: list[int], pixels: int
+) -> tuple[Tensor, dict[int, float]]:
+    """Mean bits per pixel of some levels (a gradient of all of them on average).
+
+    Args:
+        grids: (B, h_l, w_l) int64, at least up to the last of `levels`.
+        quality: (B,) int64 in 0..100.
+        pixels: of one picture.
+    Returns:
+        Loss (), and the bits per index of each level.
+    """
+    total, per_index = torch.zeros(()), {}
+    for level in levels:
+        with torch.autocast("cpu", torch.bfloat16):
+            bits = prior.coded_bits(grids, quality, level)
+        total = total + bits.mean() / pixels
+        per_index[level] = float(bits.detach().sum()) / grids[level].numel()
+    return total, per_index

@@ -1,0 +1,319 @@
+"""Training: one plain loop per phase, resumable. First autoencoder and codebooks, then the prior.
+
+Both phases are sized in minutes, so a run ends when it was told to, annealed. A checkpoint holds
+everything that the rest of the run depends on: weights, optimizer, moving average, clocks, and the
+states of the random generators.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vqcodec import registry
+from vqcodec.autoencoder import Autoencoder
+from vqcodec.checkpoint import Checkpoint
+from vqcodec.config import PRESETS, ModelConfig
+from vqcodec.data import CropSource, drawn_pictures, load_folder
+from vqcodec.errors import ModelError
+from vqcodec.loop import Loop, Meter
+from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
+from vqcodec.prior import Prior, freeze
+from vqcodec.quantizer import Quantizer
+
+__all__ = ["TrainOptions", "run"]
+
+Record = dict[str, Any]
+Report = Callable[[Record], None]
+
+LOG_STEPS = 50
+CHECKPOINT_MINUTES = 2.0
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `vqcodec train` is asked for.
+
+    Args:
+        data: folder of pictures; None draws its own.
+        preset: name of a configuration (`config.PRESETS`); ignored with `init`.
+        output: weights file to write; beside it `.jsonl` (log) and `.checkpoint`.
+        minutes: of training, start-up not counted.
+        prior_share: part of the minutes that goes to the prior, 0..1.
+        resume: go on from the checkpoint beside `output`.
+        init: weights file to start from.
+        steps: train for so many steps instead of minutes (exactly repeatable; for tests).
+        threads: of torch; 0 leaves the default.
+    """
+
+    output: Path
+    data: Path | None = None
+    preset: str = "photo"
+    minutes: float = 30.0
+    prior_share: float = 0.4
+    resume: bool = False
+    init: Path | None = None
+    seed: int = 0
+    threads: int = 0
+    steps: int | None = None
+    config: ModelConfig | None = None
+    batch: int = 8
+    crop: int = 192
+
+
+@dataclass
+class Run:
+    """A run's state: all that a checkpoint must hold."""
+
+    options: TrainOptions
+    config: ModelConfig
+    crops: CropSource
+    report: Report
+    autoencoder: Autoencoder = field(init=False)
+    quantizer: Quantizer = field(init=False)
+    prior: Prior = field(init=False)
+    results: Record = field(default_factory=dict)  # last figures of each phase, for the card
+
+    def __post_init__(self) -> None:
+        self.autoencoder = Autoencoder(self.config)
+        self.quantizer = Quantizer(self.config)
+        self.prior = Prior(self.config)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return {
+            "autoencoder": self.autoencoder,
+            "quantizer": self.quantizer,
+            "prior": self.prior,
+        }
+
+
+def run(options: TrainOptions, report: Report) -> None:
+    """Train a model and write its weights file.
+
+    Args:
+        report: called with each log record (`phase`, `step`, `minutes`, `progress`, `psnr`, ...).
+    Raises:
+        ImageError: no usable picture in the data folder.
+        ModelError: `init` or the checkpoint is missing or unusable, or the preset unknown.
+    """
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    log_path = options.output.with_name(options.output.name + ".jsonl")
+    checkpoint = Checkpoint(options.output.with_name(options.output.name + ".checkpoint"))
+    source = registry.Model(options.init) if options.init else None
+    saved = checkpoint.load() if options.resume else None
+    config = _config(options, source, saved)
+    with log_path.open("a" if options.resume else "w", encoding="utf-8") as log:
+
+        def note(record: Record) -> None:
+            log.write(json.dumps(record) + "\n")
+            log.flush()
+            report(record)
+
+        state = Run(options, config, _crops(options, note), note)
+        if saved is not None:
+            saved.restore_modules(state.modules())
+            saved.restore_generators(state.crops.rng)
+            state.results = saved.meta["results"]
+        elif source is not None:
+            _start_from(state, source)
+        else:
+            _initialise(state)
+        for phase in (_autoencoder_phase, _prior_phase):
+            phase(state, checkpoint, saved)
+        _save(state)
+    checkpoint.path.unlink(missing_ok=True)
+
+
+def _config(options: TrainOptions, source: Any, saved: Any) -> ModelConfig:
+    if saved is not None:
+        return ModelConfig.from_json(saved.meta["config"])
+    if source is not None:
+        config: ModelConfig = source.config
+        return config
+    if options.config is not None:
+        return options.config
+    if options.preset not in PRESETS:
+        raise ModelError(f"unknown preset {options.preset!r}; there are {', '.join(PRESETS)}")
+    return PRESETS[options.preset]
+
+
+def _crops(options: TrainOptions, note: Report) -> CropSource:
+    def warn(text: str) -> None:
+        note({"phase": "data", "note": text})
+
+    if options.data is None:
+        pictures = drawn_pictures(64 if options.steps else 512, options.crop * 4 // 3, options.seed)
+    else:
+        pictures = load_folder(options.data, options.crop, warn)
+    warn(f"{len(pictures)} pictures")
+    return CropSource(pictures, options.seed)
+
+
+def _initialise(state: Run) -> None:
+    """KLT and k-means: without any training already a codec."""
+    options, count = state.options, 40 if state.options.steps else 400
+    x = state.crops.batch(count, options.crop)
+    state.autoencoder.initialise(x)
+    with torch.no_grad():
+        latent = state.autoencoder.transform(x)[:, : state.autoencoder.dim].contiguous()
+    state.quantizer.initialise(latent, spread_quality(count)[torch.randperm(count)])
+
+
+def _start_from(state: Run, source: registry.Model) -> None:
+    """Weights of an earlier model, the moving averages of its codebooks rebuilt."""
+    state.autoencoder.load_state_dict(source.autoencoder.state_dict())
+    state.quantizer.load_state_dict(source.quantizer.state_dict())
+    state.quantizer.restart_averages(state.options.batch)
+    floats = source.training_prior()
+    if floats:
+        state.prior.load_state_dict(floats)
+
+
+def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
+    """Codebooks and networks; logs are in four parts of the quality scale, low to high."""
+    options, quantizer = state.options, state.quantizer
+    objective = AutoencoderObjective(state.config)
+    state.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    loop = _loop("autoencoder", state.autoencoder, options, peak=5e-4, average=0.999)
+    if not _enter(loop, saved, {"bits_per_proxy": objective.bits_per_proxy}):
+        return
+    meter, saved_at = Meter(), loop.elapsed
+    for step in loop:
+        x = state.crops.batch(options.batch, options.crop)
+        quality = spread_quality(options.batch)
+        loss, parts = objective(state.autoencoder, quantizer, x, quality)
+        loop.descend(loss)
+        quarter = (quality / 25).long().clamp(max=3)
+        parts["psnr"] = -10 * torch.log10(parts["mse"].clamp(min=1e-8))
+        parts["latent_ratio"] = parts.pop("commit") / parts.pop("mse").clamp(min=1e-8)
+        for name, values in parts.items():
+            meter.add(name, quarter, values, 4)
+        if (step + 1) % LOG_STEPS == 0:
+            record = _record(loop, meter, options.batch)
+            record |= {"loss": round(loss.item(), 4), **quantizer.statistics()}
+            state.results[loop.name] = record
+            state.report(record)
+        if loop.elapsed - saved_at > 60 * CHECKPOINT_MINUTES:
+            saved_at = loop.elapsed
+            _checkpoint(state, checkpoint, loop, {"bits_per_proxy": objective.bits_per_proxy})
+
+
+def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
+    """The prior, on the indices of the finished autoencoder; a few levels per step."""
+    options, config = state.options, state.config
+    loop = _loop("prior", state.prior, options, peak=1.5e-3, average=0.998)
+    fresh = options.init is None and (saved is None or saved.meta["phase"] != "prior")
+    if fresh:
+        state.prior.initialise_from_codebooks(*state.quantizer.geometry())
+    if not _enter(loop, saved, {}):
+        return
+    state.autoencoder.eval()
+    crop, count = options.crop * 4 // 3, len(config.levels)
+    crop -= crop % config.levels[0].stride
+    meter, saved_at = Meter(), loop.elapsed
+    for step in loop:
+        quality = spread_quality(options.batch).long()
+        levels = _some_levels(config)
+        with torch.inference_mode():
+            with torch.autocast("cpu", torch.bfloat16):
+                latent = state.autoencoder.encode(state.crops.batch(options.batch, crop), quality)
+            quantized = state.quantizer(latent, quality, levels=max(levels) + 1)
+        grids = [grid.clone() for grid in quantized.grids]
+        loss, per_index = prior_loss(state.prior, grids, quality, levels, crop * crop)
+        loop.descend(loss)
+        for level, bits in per_index.items():
+            slot = torch.tensor([level])
+            marginal = state.quantizer.marginal_bits(level, quality)
+            used = marginal.gather(1, grids[level].flatten(1)).mean()
+            meter.add("bits_per_index", slot, torch.tensor([bits]), count)
+            meter.add("marginal_bits", slot, used[None], count)
+        if (step + 1) % LOG_STEPS == 0:
+            record = _record(loop, meter, options.batch)
+            state.results[loop.name] = record
+            state.report(record)
+        if loop.elapsed - saved_at > 60 * CHECKPOINT_MINUTES:
+            saved_at = loop.elapsed
+            _checkpoint(state, checkpoint, loop, {})
+
+
+def _loop(
+    name: str, model: nn.Module, options: TrainOptions, *, peak: float, average: float
+) -> Loop:
+    share = options.prior_share if name == "prior" else 1 - options.prior_share
+    steps = None if options.steps is None else round(options.steps * share)
+    return Loop(name, model, options.minutes * share, steps, peak=peak, average=average)
+
+
+def _some_levels(config: ModelConfig) -> list[int]:
+    """A random level of each stride, and one more of the finest."""
+    levels: list[int] = []
+    for stride in (*config.strides, config.base_stride):
+        among = [k for k, level in enumerate(config.levels) if level.stride == stride]
+        pick = among[int(torch.randint(len(among), ()))]
+        if pick not in levels:
+            levels.append(pick)
+    return sorted(levels)
+
+
+def _record(loop: Loop, meter: Meter, batch: int) -> Record:
+    measured = meter.read()
+    seconds = measured.pop("seconds")
+    return {
+        "phase": loop.name,
+        "step": loop.step + 1,
+        "progress": round(min(loop.progress, 1.0), 4),
+        "minutes": round(loop.elapsed / 60, 2),
+        "crops_per_second": round(LOG_STEPS * batch / max(seconds, 1e-3), 1),
+        **measured,
+    }
+
+
+def _enter(loop: Loop, saved: Any, extra: dict[str, Tensor]) -> bool:
+    """Restore a loop from a checkpoint of its phase; False if that phase was already over."""
+    if saved is None:
+        return True
+    order = ("autoencoder", "prior")
+    if order.index(saved.meta["phase"]) > order.index(loop.name):
+        return False
+    if saved.meta["phase"] == loop.name:
+        loop.step, loop.elapsed = saved.meta["step"], saved.meta["elapsed"]
+        saved.restore_loop(loop.optimizer, loop.averaged, extra)
+    return True
+
+
+def _checkpoint(state: Run, file: Checkpoint, loop: Loop, extra: dict[str, Tensor]) -> None:
+    # Taken before the loop counts the step that it just did.
+    meta = {
+        "config": state.config.to_json(),
+        "phase": loop.name,
+        "step": loop.step + 1,
+        "elapsed": loop.elapsed,
+        "results": state.results,
+    }
+    file.save(meta, state.modules(), loop.optimizer, loop.averaged, state.crops.rng, extra)
+
+
+def _save(state: Run) -> None:
+    tensors: dict[str, Any] = {}
+    for name, value in state.autoencoder.state_dict().items():
+        tensors[f"autoencoder.{name}"] = value.contiguous().numpy()
+    for name, value in state.quantizer.state_dict().items():
+        if not name.startswith(("code_sum", "code_count")):
+            tensors[f"quantizer.{name}"] = value.contiguous().numpy()
+    for name, value in state.prior.state_dict().items():
+        tensors[f"training.prior.{name}"] = value.contiguous().numpy()
+    tensors |= freeze(state.prior)
+    name = state.options.output.stem
+    source = "procedural drawings" if state.options.data is None else f"{state.options.data.name}/"
+    training = {
+        "note": f"{state.config.name}, trained on {source}, {state.options.minutes:g} minutes",
+        "results": state.results,
+    }
+    config = replace(state.config, name=name)
+    registry.save(state.options.output, config, tensors, training)
