@@ -1,0 +1,477 @@
+import hashlib
+import inspect
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import vqcodec
+from vqcodec import console, container, files
+from vqcodec.cli import app
+from vqcodec.errors import CorruptChunk, ModelError
+
+
+class FakeCodec(types.ModuleType):
+    """Stands for `vqcodec.codec`: right sizes, no model; remembers how it was called."""
+
+    def __init__(self) -> None:
+        super().__init__("vqcodec.codec")
+        self.calls: list[dict[str, Any]] = []
+
+    def compress(self, picture: Any, **options: Any) -> bytes:
+        from vqcodec import image
+
+        self.calls.append({"picture": picture, **options})
+        read = image.read_picture(picture)
+        options["progress"](0.5)
+        options["notes"]("conversion told")
+        levels = (container.LevelEntry(2, 7), container.LevelEntry(1, 9))
+        return container.pack(
+            container.Container(read.width, read.height, 50, b"8 bytes!", levels, bytes(12))
+        )
+
+    def decompress(self, data: bytes, **options: Any) -> Image.Image:
+        self.calls.append(options)
+        parsed = container.parse(data, allow_truncated=options["allow_truncated"])
+        if not parsed.complete:
+            options["notes"]("the file was cut")
+        return Image.new("RGB", (parsed.width, parsed.height), (1, 2, 3))
+
+    def verify(self, data: bytes, model: str | None = None) -> None:
+        container.parse(data)
+
+    def sample(self, count: int, **options: Any) -> list[Image.Image]:
+        self.calls.append(options)
+        return [Image.new("RGB", options["size"], (k, 0, 0)) for k in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def codec(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCodec:
+    fake = FakeCodec()
+    install(monkeypatch, "codec", fake)
+    monkeypatch.chdir(tmp_path)
+    return fake
+
+
+def install(monkeypatch: pytest.MonkeyPatch, name: str, module: types.ModuleType) -> None:
+    monkeypatch.setitem(sys.modules, f"vqcodec.{name}", module)
+    monkeypatch.setattr(vqcodec, name, module, raising=False)
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> Result:
+    # Typer before 0.16 mixes the two outputs unless told otherwise; later it knows no such option.
+    apart = "mix_stderr" in inspect.signature(CliRunner).parameters
+    options: Any = {"mix_stderr": False} if apart else {}
+    return CliRunner(**options).invoke(app, list(arguments), input=stdin)
+
+
+def shell(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "vqcodec", *arguments]
+    return subprocess.run(command, env=environment(), text=True, timeout=60, **options)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(vqcodec.__file__).parents[1])}
+
+
+def picture(path: str, size: tuple[int, int] = (6, 4)) -> str:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (200, 100, 50)).save(path)
+    return path
+
+
+def vqc(path: str) -> str:
+    picture("source-of-vqc.png")
+    assert run("compress", "source-of-vqc.png", "-o", path).exit_code == 0
+    os.unlink("source-of-vqc.png")
+    return path
+
+
+def everything() -> list[str]:
+    return sorted(p.as_posix() for p in Path().rglob("*") if p.is_file())
+
+
+# Arguments and results
+
+
+def test_options_reach_the_codec(codec: FakeCodec) -> None:
+    picture("a.png")
+    line = "compress a.png -q 12.5 --effort 0 --levels 3 --model m --strip"
+    assert run(*line.split()).exit_code == 0
+    (call,) = codec.calls
+    wanted = {"quality": 12.5, "effort": 0, "levels": 3, "model": "m", "strip": True}
+    assert wanted.items() <= call.items()
+    line = "decompress a.vqc -o b.png --levels 2 --partial --model w"
+    assert run(*line.split()).exit_code == 0
+    assert {"levels": 2, "allow_truncated": True, "model": "w"}.items() <= codec.calls[1].items()
+
+
+def test_results_lie_beside_their_sources_by_default() -> None:
+    picture("d/a.jpeg")
+    assert run("compress", "d/a.jpeg").exit_code == 0
+    assert run("decompress", "d/a.vqc").exit_code == 0
+    assert everything() == ["d/a.jpeg", "d/a.png", "d/a.vqc"]
+    with Image.open("d/a.png") as image:
+        assert image.size == (6, 4)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp", "tif", "bmp", "ppm"])
+def test_the_name_decides_the_format(suffix: str) -> None:
+    assert run("decompress", vqc("a.vqc"), "-o", f"b.{suffix}").exit_code == 0
+    kinds = {"jpg": "JPEG", "webp": "WEBP", "tif": "TIFF", "bmp": "BMP", "ppm": "PPM"}
+    with Image.open(f"b.{suffix}") as image:
+        assert image.format == kinds[suffix]
+
+
+def test_streams(codec: FakeCodec) -> None:
+    result = run("compress", "-", stdin=Path(picture("a.png")).read_bytes())
+    assert result.exit_code == 0
+    assert isinstance(codec.calls[0]["picture"], bytes)
+    assert container.parse(result.stdout_bytes).width == 6
+    result = run("decompress", "-", "-o", "-", stdin=result.stdout_bytes)
+    assert result.stdout_bytes.startswith(b"\x89PNG")
+    assert everything() == ["a.png"]
+
+
+def test_notes_go_to_stderr_and_json_to_stdout() -> None:
+    result = run("compress", picture("a.png"), picture("b.png"), "--json")
+    assert "vqcodec: note: a.png: conversion told\n" in result.stderr
+    first, second = map(json.loads, result.stdout.splitlines())
+    assert (first["input"], first["output"], second["output"]) == ("a.png", "a.vqc", "b.vqc")
+    size = os.path.getsize("a.vqc")
+    assert first["num_bytes"] == size
+    assert first["bpp"] == pytest.approx(8 * size / 24, abs=1e-4)
+    assert (first["width"], first["height"], first["quality"]) == (6, 4, 50)
+    (line,) = run("decompress", "a.vqc", "-o", "c.png", "--json").stdout.splitlines()
+    assert json.loads(line)["output_bytes"] == os.path.getsize("c.png")
+
+
+def test_one_input_into_a_directory() -> None:
+    Path("out").mkdir()
+    assert run("compress", picture("d/a.png"), "-o", "out").exit_code == 0
+    assert run("compress", picture("d/b.png"), "-o", "out/").exit_code == 0
+    assert {"out/a.vqc", "out/b.vqc"} <= set(everything())
+    result = run("compress", "d/a.png", "-o", "missing/")
+    assert result.exit_code == 1
+    assert "missing: this directory does not exist" in result.stderr
+
+
+def test_directories_are_mirrored() -> None:
+    for name in ("in/a.png", "in/deep/er/B.JPG", "c.bmp"):
+        picture(name)
+    Path("in/notes.txt").write_text("no picture")
+    assert run("compress", "-r", "in", "c.bmp", "-o", "out/new").exit_code == 0
+    made = {"out/new/a.vqc", "out/new/deep/er/B.vqc", "out/new/c.vqc"}
+    assert {name for name in everything() if name.startswith("out")} == made
+    assert run("decompress", "-r", "out/new").exit_code == 0
+    assert "out/new/deep/er/B.png" in everything()
+
+
+# Failures
+
+
+def test_one_failure_does_not_stop_the_others() -> None:
+    Path("bad.png").write_bytes(b"no picture")
+    result = run("compress", "missing.png", "bad.png", picture("good.png"))
+    assert result.exit_code == 1
+    errors = [line for line in result.stderr.splitlines() if "error" in line]
+    assert errors[0] == "vqcodec: error: missing.png: No such file or directory"
+    assert errors[1].startswith("vqcodec: error: bad.png: not a picture")
+    assert len(errors) == 2
+    assert everything() == ["bad.png", "good.png", "good.vqc"]
+
+
+def test_nothing_is_overwritten_without_force(codec: FakeCodec) -> None:
+    Path("a.vqc").write_text("precious")
+    result = run("compress", picture("a.png"))
+    assert result.exit_code == 1
+    assert result.stderr == "vqcodec: error: a.png: a.vqc: exists already; -f replaces it\n"
+    assert not codec.calls  # seen before the work
+    assert Path("a.vqc").read_text() == "precious"
+    assert run("compress", "a.png", "-f").exit_code == 0
+    assert Path("a.vqc").read_bytes().startswith(container.MAGIC)
+
+
+@pytest.mark.parametrize("target", ["a.png", "./a.png", "link.png", "hard.png"])
+def test_an_input_is_never_replaced(target: str) -> None:
+    before = Path(picture("a.png")).read_bytes()
+    os.symlink("a.png", "link.png")
+    os.link("a.png", "hard.png")
+    result = run("compress", "a.png", "-f", "-o", target)
+    assert result.exit_code == 1
+    assert "is an input" in result.stderr
+    assert Path("a.png").read_bytes() == before
+
+
+def test_two_results_with_one_name() -> None:
+    result = run("compress", picture("a.png"), picture("a.jpg"), "-f")
+    assert result.exit_code == 1
+    assert "a.jpg: a.vqc: is the place for the result of a.png already" in result.stderr
+    assert everything() == ["a.jpg", "a.png", "a.vqc"]
+
+
+def test_directories_where_files_should_be() -> None:
+    Path("a.vqc").mkdir()
+    Path("file").write_text("")
+    picture("a.png")
+    assert "a.vqc: is a directory" in run("compress", "a.png", "-f").stderr
+    assert ".: is a directory; -r" in run("compress", ".").stderr
+    assert "file: is not a directory" in run("compress", "a.png", "-r", "-o", "file").stderr
+    assert "nothing to do there" in run("compress", "-r", "a.vqc").stderr
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), OSError(28, "No space left"), MemoryError()]
+)
+def test_a_failed_write_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    Path("a.vqc").write_text("old")
+    picture("a.png")
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "replace", fail)
+    result = run("compress", "a.png", "-f")
+    assert result.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 1)
+    assert result.stderr.splitlines()[-1].startswith("vqcodec: ")
+    assert "Traceback" not in result.output
+    assert everything() == ["a.png", "a.vqc"]
+    assert Path("a.vqc").read_text() == "old"
+
+
+def test_ctrl_c_is_one_line(codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(codec, "compress", interrupted)
+    result = run("compress", picture("a.png"), picture("b.png"))
+    assert (result.exit_code, result.stderr) == (130, "vqcodec: interrupted\n")
+
+
+def test_links_modes_and_devices_are_respected() -> None:
+    picture("a.png")
+    Path("real.vqc").write_text("old")
+    os.chmod("real.vqc", 0o640)
+    os.symlink("real.vqc", "link.vqc")
+    assert run("compress", "a.png", "-f", "-o", "link.vqc").exit_code == 0
+    assert Path("link.vqc").is_symlink()
+    assert os.stat("real.vqc").st_mode & 0o777 == 0o640
+    assert run("compress", "a.png", "-o", os.devnull).exit_code == 0
+    assert not os.path.isfile(os.devnull)
+
+
+def test_strange_names_stay_on_one_line() -> None:
+    name = "a\nb\x1b[31m[red]:smile:.png"
+    Path(name).write_bytes(b"no picture")
+    result = run("compress", name)
+    assert result.stderr.count("\n") == 1
+    assert "a\\nb\\x1b[31m[red]:smile:.png: not a picture" in result.stderr
+    picture("-dash.png")
+    assert run("compress", "--", "-dash.png").exit_code == 0
+    assert Path("-dash.vqc").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "compress",
+        "compress a.png -q 101",
+        "compress a.png -q -1",
+        "compress a.png -q nan",
+        "compress a.png --effort 2",
+        "compress a.png --levels 0",
+        "compress a.png -",
+        "compress a.png b.png -o -",
+        "compress a.png -o - --json",
+        "decompress a.vqc -o a.xyz",
+        "sample --size 10",
+        "sample --size 0x10",
+        "sample --size 99999x99999",
+        "sample --temperature inf",
+        "train nowhere",
+        "nonsense",
+    ],
+)
+def test_wrong_usage(arguments: str) -> None:
+    picture("a.png")
+    picture("b.png")
+    assert run(*arguments.split()).exit_code == 2
+    assert everything() == ["a.png", "b.png"]
+
+
+# Other commands
+
+
+def test_info_tells_of_whole_and_cut_files() -> None:
+    data = Path(vqc("a.vqc")).read_bytes()
+    Path("cut.vqc").write_bytes(data[:-3])
+    text = run("info", "a.vqc").stdout
+    for part in ("6 x 4", "complete", b"8 bytes!".hex(), "8 4"):
+        assert part in text
+    assert "cut: 1 of 2 levels" in run("info", "cut.vqc").stdout
+    fields = json.loads(run("info", "a.vqc", "--json").stdout)
+    assert fields["level_bytes"] == [8, 4]
+    assert (fields["complete"], fields["num_bytes"], fields["model"]) == (True, len(data), None)
+
+
+def test_partial_decodes_cut_files() -> None:
+    Path("cut.vqc").write_bytes(Path(vqc("a.vqc")).read_bytes()[:-3])
+    assert run("decompress", "cut.vqc").exit_code == 1
+    result = run("decompress", "cut.vqc", "--partial")
+    assert result.exit_code == 0
+    assert "note: cut.vqc: the file was cut" in result.stderr
+
+
+def test_verify_goes_on_after_a_bad_file() -> None:
+    data = bytearray(Path(vqc("a.vqc")).read_bytes())
+    data[-1] ^= 1
+    Path("bad.vqc").write_bytes(data)
+    Path("text.vqc").write_text("text")
+    result = run("verify", "bad.vqc", "text.vqc", "a.vqc")
+    assert (result.exit_code, result.stdout) == (1, "a.vqc: ok\n")
+    assert "error: bad.vqc: chunk" in result.stderr
+    assert "error: text.vqc: not a .vqc file" in result.stderr
+    assert run("verify", "a.vqc").exit_code == 0
+
+
+def test_samples_make_a_contact_sheet(codec: FakeCodec) -> None:
+    arguments = "sample -n 5 --size 20x10 --seed 3 --temperature 0.5 --top-p 0.9 -q 70"
+    assert run(*arguments.split()).exit_code == 0
+    with Image.open("samples.png") as sheet:
+        assert sheet.size == (3 * 20 + 2 * 4, 2 * 10 + 4)
+        pixels = [sheet.getpixel(at) for at in [(0, 0), (20, 0), (24, 0), (24, 14), (48, 14)]]
+    assert pixels == [(0, 0, 0), (40, 40, 40), (1, 0, 0), (4, 0, 0), (40, 40, 40)]
+    wanted = {"seed": 3, "temperature": 0.5, "top_p": 0.9, "size": (20, 10), "quality": 70}
+    assert wanted.items() <= codec.calls[0].items()
+    assert run(*arguments.split()).exit_code == 1  # samples.png exists
+
+
+def test_train_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    training = types.ModuleType("vqcodec.train")
+    training.TrainOptions = types.SimpleNamespace  # type: ignore[attr-defined]
+    seen: list[Any] = []
+
+    def run_training(options: Any, report: Any) -> None:
+        seen.append(options)
+        report({"phase": "data", "note": "7 pictures"})
+        for step in (100, 200):
+            report({"phase": "prior", "step": step, "progress": 0.25, "psnr": [20.0, 30.0]})
+        raise ModelError("diverged")
+
+    training.run = run_training  # type: ignore[attr-defined]
+    install(monkeypatch, "train", training)
+    line = "train . --minutes 0.5 --seed 4 --prior-share 0.2 -o w.safetensors"
+    result = run(*line.split())
+    assert result.exit_code == 1
+    wanted = {"data": Path(), "minutes": 0.5, "seed": 4, "prior_share": 0.2, "resume": False}
+    assert wanted.items() <= vars(seen[0]).items()
+    assert result.stderr.splitlines() == [
+        "vqcodec: note: 7 pictures",
+        " 25.0 %  prior  step 100  20.0 30.0 dB",  # and not the second, which came at once
+        "vqcodec: error: diverged",
+    ]
+    Path("w.safetensors").write_text("")
+    assert "w.safetensors: exists already" in run("train", "-o", "w.safetensors").stderr
+    assert len(seen) == 1
+
+
+def test_models_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vqcodec import registry
+
+    card = registry.ModelCard("photo", "00112233aabbccdd", 12345, "p", "for photographs")
+    monkeypatch.setattr(registry, "models", lambda: [card])
+    assert "photo  00112233aabbccdd       12345  for photographs" in run("models").stdout
+    assert json.loads(run("models", "--json").stdout)["model_id"] == "00112233aabbccdd"
+
+
+def test_version() -> None:
+    assert run("--version").stdout == f"vqcodec {vqcodec.__version__}\n"
+
+
+# The process
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compress", "-h"], ["info", "a.vqc"]])
+def test_torch_stays_out(arguments: list[str]) -> None:
+    vqc("a.vqc")
+    code = (
+        "import sys; from vqcodec.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env=environment())
+
+
+def test_help_needs_no_numpy() -> None:
+    code = "import sys, vqcodec.cli; assert not {'torch', 'numpy', 'PIL'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    vqc("a.vqc")
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = shell("info", *["a.vqc"] * 9, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line() -> None:
+    vqc("a.vqc")
+    with open("/dev/full", "w") as full:
+        result = shell("info", "a.vqc", stdout=full, stderr=subprocess.PIPE)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.endswith(": No space left on device\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_terminals_get_no_binary_data() -> None:
+    import pty
+
+    picture("a.png")
+    ours, theirs = pty.openpty()
+    result = shell("compress", "a.png", "-o", "-", stdout=theirs, stderr=subprocess.PIPE)
+    assert (result.returncode, "is a terminal; -f" in result.stderr) == (1, True)
+    result = shell("info", "-", stdin=theirs, capture_output=True)
+    assert (result.returncode, "standard input is a terminal" in result.stderr) == (1, True)
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_bar_shows_on_terminals_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bar = console.Bar()
+    bar.show(0.5, "a.png", patience=0)
+    assert bar.progress is None
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with bar:
+        bar.show(0.5, "a[red].png", patience=0)
+        bar.say("a line [above] :smile:")
+    assert "a line [above] :smile:" in capsys.readouterr().err
+    assert bar.progress is None
+
+
+def test_errors_are_told_without_their_file() -> None:
+    assert console.describe(CorruptChunk(b"ICC", 7, "cut"), "x") == "chunk b'ICC' at byte 7: cut"
+    assert console.describe(OSError(2, "gone", "x"), "x") == "gone"
+    assert console.describe(OSError(2, "gone", "y"), "x") == "y: gone"
+
+
+def test_written_files_are_whole(tmp_path: Path) -> None:
+    data = hashlib.sha256(b"").digest() * 1000
+    files.write("new.bin", data, force=False)
+    assert Path("new.bin").read_bytes() == data
+    with pytest.raises(FileExistsError):
+        files.write("new.bin", b"", force=False)

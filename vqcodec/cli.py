@@ -1,0 +1,354 @@
+"""Typer commands: parse, call one function, report.
+
+Nothing here imports torch or NumPy before a command needs it: `--help` and `info` answer at once.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vqcodec import files
+from vqcodec.console import (
+    Advance,
+    Report,
+    Ticker,
+    TrainingDisplay,
+    describe_file,
+    info_text,
+    one_line,
+    one_line_errors,
+)
+from vqcodec.files import PICTURES, STREAM, Job
+from vqcodec.options import (
+    Effort,
+    Force,
+    Inputs,
+    Json,
+    Levels,
+    ModelName,
+    Output,
+    Quality,
+    Recursive,
+    Weights,
+    finite,
+    parse_names,
+    parse_qualities,
+    parse_size,
+    picture_suffix,
+    plan_jobs,
+    print_version,
+)
+
+__all__ = ["app"]
+
+VQC = frozenset({".vqc"})
+
+
+class Group(TyperGroup):
+    """Commands whose expected errors are one line on standard error, never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,  # a bug shows a plain traceback, which can be reported
+)
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Compress pictures with a residual VQ-VAE and an autoregressive prior."""
+
+
+@app.command()
+def compress(
+    inputs: Inputs,
+    output: Output = None,
+    quality: Quality = 50,
+    effort: Effort = 1,
+    levels: Levels = None,
+    model: ModelName = "photo",
+    force: Force = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP.")] = False,
+    as_json: Json = False,
+    recursive: Recursive = False,
+) -> None:
+    """Compress pictures into .vqc files, beside them or at OUT."""
+    report = Report(as_json)
+    jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import codec  # imports torch, seconds: keep it out of --help
+
+        start = time.perf_counter()
+        data = codec.compress(
+            files.read_stdin() if job.source == STREAM else job.source,
+            quality=quality,
+            effort=effort,
+            levels=levels,
+            model=model,
+            strip=strip,
+            notes=lambda text: report.note(job.source, text),
+            progress=advance,
+        )
+        files.write(job.target, data, force, job.new_folders)
+        fields = describe_file(data)
+        report.done(
+            job,
+            f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp",
+            **fields | {"quality": quality},
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    report.each(jobs, work)
+
+
+@app.command()
+def decompress(
+    inputs: Inputs,
+    output: Output = None,
+    levels: Levels = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Decode what there is of a file that was cut.")
+    ] = False,
+    model: Weights = None,
+    force: Force = False,
+    as_json: Json = False,
+    recursive: Recursive = False,
+) -> None:
+    """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
+    suffix = picture_suffix(output)
+    report = Report(as_json)
+    jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import codec, image
+
+        start = time.perf_counter()
+        data = files.read_vqc(job.source)
+        picture = codec.decompress(
+            data,
+            levels=levels,
+            allow_truncated=partial,
+            model=model,
+            notes=lambda text: report.note(job.source, text),
+            progress=advance,
+        )
+        written = image.write_picture(image.from_pil(picture), suffix)
+        files.write(job.target, written, force, job.new_folders)
+        report.done(
+            job,
+            f"{picture.width} x {picture.height}",
+            **describe_file(data),
+            output_bytes=len(written),
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    report.each(jobs, work)
+
+
+@app.command()
+def info(inputs: Inputs, as_json: Json = False) -> None:
+    """Show what .vqc files hold: size, quality, model, bytes of each level. Also of cut files."""
+    report = Report(as_json)
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import registry
+
+        fields = describe_file(files.read_vqc(job.source))
+        name = registry.name_of(bytes.fromhex(fields["model_id"]))
+        fields = {"input": job.source, **fields, "model": name}
+        report.show(info_text(fields), **fields)
+
+    report.each([Job(name, STREAM) for name in inputs], work)
+
+
+@app.command()
+def verify(inputs: Inputs, model: Weights = None) -> None:
+    """Decode .vqc files and check every checksum; the exit status is 0 if all are right."""
+    report = Report()
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import codec
+
+        codec.verify(files.read_vqc(job.source), model)
+        report.show(f"{one_line(job.source)}: ok")
+
+    report.each([Job(name, STREAM) for name in inputs], work)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DATA_DIR]",
+            exists=True,
+            file_okay=False,
+            help="Pictures; without it, training draws its own.",
+        ),
+    ] = None,
+    preset: Annotated[str, typer.Option(metavar="NAME", help="Configuration.")] = "photo",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Weights file to write.")
+    ] = Path("weights.safetensors"),
+    minutes: Annotated[float, typer.Option(min=0, callback=finite, help="Time to take.")] = 30,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Weights to start from."),
+    ] = None,
+    prior_share: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Part of the time for the prior.")
+    ] = 0.4,
+    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 takes all.")] = 0,
+    force: Force = False,
+) -> None:
+    """Train a model, by default on drawn pictures; the log goes to OUT.jsonl."""
+    files.check_target(str(output), force or resume)
+    from vqcodec import train as training
+
+    display = TrainingDisplay()
+    options = training.TrainOptions(
+        data=data,
+        preset=preset,
+        output=output,
+        minutes=minutes,
+        resume=resume,
+        init=init,
+        prior_share=prior_share,
+        seed=seed,
+        threads=threads,
+    )
+    with display.bar:
+        training.run(options, display)
+
+
+@app.command()
+def sample(
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=4096, help="Pictures.")] = 16,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="OUT", help="Contact sheet; - is stdout.")
+    ] = "samples.png",
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Below 1: likelier, plainer.")
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Share of the probability to use.")
+    ] = 1.0,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of each, in pixels.")] = "256x256",
+    quality: Quality = 30,
+    model: ModelName = "photo",
+    force: Force = False,
+) -> None:
+    """Draw new pictures from the prior, as one contact sheet."""
+    width, height = parse_size(size, count)
+    suffix = picture_suffix(output)
+    files.check_target(output, force)
+    from vqcodec import codec, image
+    from vqcodec.sheet import contact_sheet
+
+    pictures = codec.sample(
+        count,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        size=(width, height),
+        quality=round(quality),
+        model=model,
+    )
+    sheet = image.from_pil(contact_sheet(pictures))
+    files.write(output, image.write_picture(sheet, suffix), force)
+
+
+@app.command()
+def demo(
+    picture: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Default: draws one.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where the results go.")
+    ] = Path("demo"),
+) -> None:
+    """Try the codec on one picture: size, bpp and PSNR at a few qualities."""
+    from vqcodec.demo import demo as trials
+
+    print("quality    bytes    bpp  PSNR dB  encode s  decode s")
+    for trial in trials(output, picture):
+        print(
+            f"{trial.quality:7g} {trial.num_bytes:8} {trial.bpp:6.3f} {trial.psnr_db:8.2f} "
+            f"{trial.encode_seconds:9.2f} {trial.decode_seconds:9.2f}  {trial.path}"
+        )
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Pictures.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Where the report goes.")
+    ] = Path("report"),
+    qualities: Annotated[
+        str, typer.Option(metavar="Q,Q,...", help="Of vqcodec.")
+    ] = "5,20,30,40,50,60,70,80,95",
+    peers: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Codecs to compare with, or none.")
+    ] = "jpeg,webp,avif,jpeg2000",
+    effort: Effort = 1,
+    model: ModelName = "photo",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure bytes and quality over all pictures below DIR; write tables and plots."""
+    from vqcodec import evaluate as evaluation
+    from vqcodec import report as results
+    from vqcodec.peers import PEERS
+
+    rates, names = parse_qualities(qualities), parse_names(peers, PEERS)
+    results.check_targets(output, force)
+    report = Report(as_json)
+    skip = results.targets(output)
+    with report.bar:
+        found = evaluation.evaluate(
+            evaluation.Options(folder, rates, names, effort, model, skip),
+            complain=report.error,
+            notes=lambda text: report.note(str(folder), text),
+            progress=Ticker(report.bar),
+        )
+    results.write(output, found, force)
+    report.show(results.text(output, found), **results.summary(found))
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that came with vqcodec."""
+    from dataclasses import asdict
+
+    from vqcodec import registry
+
+    report = Report(as_json)
+    cards = registry.models()
+    width = max([len("name"), *(len(card.name) for card in cards)])
+    if not as_json:
+        print(f"{'name':{width}}  {'id':16}  {'bytes':>10}  note")
+    for card in cards:
+        row = f"{card.name:{width}}  {card.model_id}  {card.num_bytes:10}  {card.note}"
+        report.show(row.rstrip(), **asdict(card))

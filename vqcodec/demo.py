@@ -1,0 +1,67 @@
+"""A first look: one picture, compressed and decompressed at a few qualities."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vqcodec import codec, image
+from vqcodec.drawings import draw
+
+__all__ = ["Trial", "demo"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one quality gave; times are of this process, the first one includes loading."""
+
+    quality: float
+    num_bytes: int
+    bpp: float
+    psnr_db: float
+    encode_seconds: float
+    decode_seconds: float
+    path: Path
+
+
+def demo(
+    folder: Path,
+    picture: Path | None = None,
+    qualities: tuple[float, ...] = (20, 50, 80),
+    note: Callable[[str], None] | None = None,
+) -> Iterator[Trial]:
+    """Write the picture, the `.vqc` files and what they decode to into a folder.
+
+    Args:
+        folder: made if it is not there.
+        picture: drawn procedurally when None.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if picture is None:
+        source = Image.fromarray(draw(np.random.default_rng(11), 512))
+        source.save(folder / "original.png")
+    else:
+        source = image.to_pil(image.read_picture(picture))
+    reference = np.asarray(source.convert("RGB"), np.float64)
+    for quality in qualities:
+        start = time.perf_counter()
+        data = codec.compress(source, quality, notes=note)
+        middle = time.perf_counter()
+        decoded = codec.decompress(data)
+        end = time.perf_counter()
+        path = folder / f"q{quality:g}.vqc"
+        path.write_bytes(data)
+        decoded.save(path.with_suffix(".png"))
+        mse = ((np.asarray(decoded.convert("RGB"), np.float64) - reference) ** 2).mean()
+        yield Trial(
+            quality=quality,
+            num_bytes=len(data),
+            bpp=8 * len(data) / (source.width * source.height),
+            psnr_db=float(-10 * np.log10(max(mse, 1e-10) / 255**2)),
+            encode_seconds=middle - start,
+            decode_seconds=end - middle,
+            path=path,
+        )

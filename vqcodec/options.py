@@ -1,0 +1,117 @@
+"""Command-line options that several commands share, and the checks of what they are given."""
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vqcodec import __version__, container, files
+from vqcodec.console import Report
+from vqcodec.files import STREAM, Job
+
+__all__ = [
+    "Force",
+    "Inputs",
+    "Json",
+    "Levels",
+    "ModelName",
+    "Output",
+    "Quality",
+    "Recursive",
+    "Weights",
+    "finite",
+    "parse_size",
+    "picture_suffix",
+    "plan_jobs",
+    "print_version",
+]
+
+
+def finite(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number that can be used")
+    return value
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vqcodec {__version__}")
+        raise typer.Exit
+
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files; - is stdin.")]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", metavar="OUT", help="File or directory; - is stdout."),
+]
+Force = Annotated[bool, typer.Option("-f", "--force", help="Replace files; write to a terminal.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Recursive = Annotated[
+    bool, typer.Option("-r", "--recursive", help="Take what is in directories; mirror it in OUT.")
+]
+Levels = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Only the first N levels of the model.")
+]
+Quality = Annotated[
+    float,
+    typer.Option("-q", "--quality", min=0, max=100, callback=finite, help="More: larger, finer."),
+]
+ModelName = Annotated[str, typer.Option(metavar="NAME", help="A shipped model or a weights file.")]
+Weights = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Weights, where the shipped ones do not fit."),
+]
+
+
+def plan_jobs(
+    report: Report,
+    inputs: list[str],
+    output: str | None,
+    suffix: str,
+    collected: frozenset[str],
+    recursive: bool,
+    force: bool,
+) -> list[Job]:
+    """`files.plan`, after refusing what makes no sense on the command line."""
+    if STREAM in inputs and (len(inputs) > 1 or recursive):
+        raise typer.BadParameter("- (standard input) goes with no other input and no -r")
+    if output == STREAM and (len(inputs) > 1 or recursive):
+        raise typer.BadParameter("-o - (standard output) takes one result only")
+    if output == "":
+        raise typer.BadParameter("-o needs a name")
+    to_stdout = output == STREAM or (output is None and STREAM in inputs)
+    if report.as_json and to_stdout:
+        raise typer.BadParameter("--json and the result cannot both go to standard output")
+    return files.plan(
+        inputs,
+        output,
+        suffix,
+        collected=collected,
+        recursive=recursive,
+        force=force,
+        complain=report.error,
+    )
+
+
+def picture_suffix(output: str | None) -> str:
+    """Format of the pictures written: what OUT says if it is a file, else .png."""
+    if output is None or output == STREAM or files.is_folder(output):
+        return ".png"
+    from vqcodec.image import OUTPUT_EXTENSIONS
+
+    suffix = Path(output).suffix.lower()
+    if suffix and suffix not in OUTPUT_EXTENSIONS:
+        known = " ".join(OUTPUT_EXTENSIONS)
+        raise typer.BadParameter(f"cannot write {suffix} files; known: {known}")
+    return suffix or ".png"
+
+
+def parse_size(text: str, count: int) -> tuple[int, int]:
+    """(width, height) from `WxH`."""
+    width, _, height = text.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, as in 256x256")
+    if int(width) * int(height) * count > container.MAX_PIXELS:
+        raise typer.BadParameter(f"{count} x {text} is over {container.MAX_PIXELS} pixels")
+    return int(width), int(height)
