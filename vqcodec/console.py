@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Advance",
     "Report",
+    "Ticker",
     "TrainingDisplay",
     "describe_file",
     "info_text",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 PATIENCE = 0.7  # seconds of one job before it gets a progress bar
-TRAINING_INTERVAL = 30.0  # seconds between lines where there is no terminal
+INTERVAL = 30.0  # seconds between lines of long work, where there is no terminal
 EXPECTED = (VqcodecError, OSError, MemoryError)
 
 Advance = Callable[[float], None]  # told the share of a job that is done, 0..1
@@ -150,6 +151,21 @@ def _new_progress() -> "Progress":
     )
 
 
+class Ticker:
+    """Shows how far long work is: the bar on a terminal, else a line now and then."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar, self.next_line = bar, time.monotonic() + INTERVAL
+
+    def __call__(self, share: float, text: str) -> None:
+        """Show the share of the work done, 0..1, and what is being done."""
+        self.bar.show(share, one_line(text))
+        now = time.monotonic()
+        if not self.bar.progress and now >= self.next_line:
+            self.bar.say(f"{100 * share:5.1f} %  {one_line(text)}")
+            self.next_line = now + INTERVAL
+
+
 class TrainingDisplay:
     """Shows the log records of training: a bar on a terminal, else a line now and then."""
 
@@ -170,7 +186,7 @@ class TrainingDisplay:
             return
         if not self.bar.progress:
             self.bar.say(f"{100 * float(record.get('progress', 0)):5.1f} %  {text}")
-        self.phase, self.next_line = record.get("phase"), now + TRAINING_INTERVAL
+        self.phase, self.next_line = record.get("phase"), now + INTERVAL
 
 
 def summary(record: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Command-line options that several commands share, and the checks of what they are given."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from vqcodec.console import Report
 from vqcodec.files import STREAM, Job
 
 __all__ = [
+    "Effort",
     "Force",
     "Inputs",
     "Json",
@@ -21,6 +23,8 @@ __all__ = [
     "Recursive",
     "Weights",
     "finite",
+    "parse_names",
+    "parse_qualities",
     "parse_size",
     "picture_suffix",
     "plan_jobs",
@@ -53,6 +57,7 @@ Recursive = Annotated[
 Levels = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Only the first N levels of the model.")
 ]
+Effort = Annotated[int, typer.Option(min=0, max=1, help="0 is faster, 1 smaller.")]
 Quality = Annotated[
     float,
     typer.Option("-q", "--quality", min=0, max=100, callback=finite, help="More: larger, finer."),
@@ -115,3 +120,23 @@ def parse_size(text: str, count: int) -> tuple[int, int]:
     if int(width) * int(height) * count > container.MAX_PIXELS:
         raise typer.BadParameter(f"{count} x {text} is over {container.MAX_PIXELS} pixels")
     return int(width), int(height)
+
+
+def parse_qualities(text: str) -> tuple[float, ...]:
+    """Different qualities, lowest first, from `Q,Q,...`."""
+    try:
+        values = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a list of numbers, as in 20,50,80") from None
+    if not all(0 <= value <= 100 for value in values):  # not so for nan either
+        raise typer.BadParameter(f"{text!r}: qualities are from 0 to 100")
+    return tuple(values)
+
+
+def parse_names(text: str, known: Iterable[str]) -> tuple[str, ...]:
+    """Different names among `known` from `NAME,NAME,...`; none from `none`."""
+    names = () if text == "none" else tuple(dict.fromkeys(text.split(",")))
+    if unknown := set(names).difference(known):
+        listed = ", ".join(known)
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))!r} not known; {listed}; or none")
+    return names

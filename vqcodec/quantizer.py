@@ -180,6 +180,23 @@ class Quantizer(nn.Module):
             dead.append(int((self.buffer("code_count", level) < 0.02).sum()))
         return {"marginal_bits": bits, "perplexity": perplexity, "dead_codes": dead}
 
+    @torch.no_grad()
+    def prefer_zero(self) -> None:
+        """Where a code adds next to nothing for the lambda of a quality, let zero do its work.
+
+        Training may settle on any code near the origin as the cheap one of a quality; with the
+        zero code in its place, levels that do nothing are seen to do nothing.
+        """
+        for level in range(len(self.config.levels)):
+            energy = self.buffer("codebook", level).square().sum(1)
+            rates = self.buffer("rate_count", level)
+            for row in range(RATE_BINS):
+                quality = (row + 0.5) * 101 / RATE_BINS
+                idle = energy < 0.05 * self.config.lambda_at(quality)
+                rates[row, 0] = rates[row, idle].sum()
+                idle[0] = False
+                rates[row, idle] = 0
+
     def levels_worth(self, quality: float) -> int:
         """How many levels, from the first, code something other than zero at this quality."""
         row = rate_bins(torch.tensor([quality]))[0]

@@ -202,6 +202,7 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
         if loop.elapsed - saved_at > 60 * CHECKPOINT_MINUTES:
             saved_at = loop.elapsed
             _checkpoint(state, checkpoint, loop, {"bits_per_proxy": objective.bits_per_proxy})
+    quantizer.prefer_zero()
 
 
 def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
