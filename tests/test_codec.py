@@ -57,7 +57,7 @@ def test_search_beats_marginal_assignment(tiny_weights: dict[str, Path]) -> None
     costs = []
     for effort in (0, 1):
         data = codec.compress(source, 50, effort=effort, model=model)
-        _, _, grids = codec._read_grids(data, None, False, model, None)
+        grids = codec.read_grids(data, model=model).grids
         latent = codec._encode(loaded, np.asarray(source), 50)
         tensors = [torch.from_numpy(grid.astype(np.int64))[None] for grid in grids]
         decoded = loaded.quantizer.dequantize(tensors, *latent.shape[2:])
@@ -81,13 +81,13 @@ def test_fewer_levels_are_a_coarser_picture(tiny_weights: dict[str, Path]) -> No
 def test_every_truncation_gives_fewer_levels_or_an_error(tiny_weights: dict[str, Path]) -> None:
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(40, 24), 100, model=model)
-    whole = codec._read_grids(data, None, False, model, None)[2]
+    whole = codec.read_grids(data, model=model).grids
     decoded_levels = set()
     for keep in range(len(data)):
         with pytest.raises(BitstreamError):
             codec.decompress(data[:keep], model=model)
         try:
-            grids = codec._read_grids(data[:keep], None, True, model, None)[2]
+            grids = codec.read_grids(data[:keep], allow_truncated=True, model=model).grids
         except BitstreamError:
             continue
         decoded_levels.add(len(grids))

@@ -5,6 +5,7 @@ prior's walk) -> payload (exact prior + range coder) -> .vqc (container), and ba
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["compress", "decompress", "sample", "verify"]
+__all__ = ["Grids", "compress", "decompress", "read_grids", "sample", "verify"]
 
 Float32 = NDArray[np.float32]
 
@@ -117,7 +118,10 @@ def decompress(
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
     """
-    parsed, loaded, grids = _read_grids(data, levels, allow_truncated, model, progress)
+    found = read_grids(data, levels=levels, allow_truncated=allow_truncated, model=model)
+    parsed, loaded, grids = found.container, found.model, found.grids
+    if progress:
+        progress(0.7)  # what is left is the network, about a third of the time
     if notes and not parsed.complete:
         notes(f"the file was cut: decoded {len(grids)} of {len(parsed.levels)} levels")
         for kind in parsed.lost:
@@ -145,7 +149,7 @@ def verify(data: bytes, model: str | None = None) -> None:
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
     """
-    parsed, _, _ = _read_grids(data, None, False, model, None)
+    parsed = read_grids(data, model=model).container
     if (alpha := parsed.chunk(ALPHA)) is not None:
         image.decode_alpha(alpha, parsed.width, parsed.height)
 
@@ -223,14 +227,27 @@ def _quantize(model: Model, latent: "Tensor", quality: float, count: int) -> lis
     return [grid[0].numpy().astype(np.int32) for grid in quantized.grids]
 
 
-def _read_grids(
+@dataclass(frozen=True)
+class Grids:
+    """What a `.vqc` file holds, entropy-decoded and checked: all but the pixels."""
+
+    container: Container
+    model: Model
+    grids: list[IndexGrid]  # (h_l, w_l) per decoded level, coarse first
+
+
+def read_grids(
     data: bytes,
-    levels: int | None,
-    allow_truncated: bool,
-    model: str | None,
-    progress: Callable[[float], None] | None,
-) -> tuple[Container, Model, list[IndexGrid]]:
-    """Parse, find the model, decode the index grids and check them."""
+    *,
+    levels: int | None = None,
+    allow_truncated: bool = False,
+    model: str | None = None,
+) -> Grids:
+    """Parse a file, find its model, decode the index grids and check them; needs no torch.
+
+    Raises:
+        BitstreamError, ModelError: as `decompress`.
+    """
     parsed = container.parse(data, allow_truncated=allow_truncated)
     loaded = registry.find(parsed.model_id, model)
     shapes = loaded.config.grid_shapes(parsed.height, parsed.width)
@@ -245,7 +262,7 @@ def _read_grids(
     for level, (grid, entry) in enumerate(zip(grids, parsed.levels, strict=False)):
         if container.checksum_indices(grid) != entry.check:
             raise CorruptChunk(b"payload", 0, f"level {level} does not match its checksum")
-    return parsed, loaded, grids
+    return Grids(parsed, loaded, grids)
 
 
 def _draw(

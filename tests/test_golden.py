@@ -1,0 +1,86 @@
+"""Files made once decode to the same indices for ever, whatever the machine does underneath."""
+
+import json
+import os
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vqcodec import codec, registry
+from vqcodec.coder import decode_grids
+from vqcodec.errors import VqcodecError
+from vqcodec.exact_prior import ExactPrior
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(path.stem for path in (GOLDEN / "v0").glob("*.vqc"))
+SETTINGS = [
+    {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+    {"OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"},
+    {"OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"},
+    {"ATEN_CPU_CAPABILITY": "default"},
+    {"ATEN_CPU_CAPABILITY": "avx2"},
+    {"ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    {"OPENBLAS_CORETYPE": "Nehalem"},
+    {"OPENBLAS_CORETYPE": "Haswell"},
+]
+
+# Prints the hash of the indices of every golden file.
+SCRIPT = """
+import sys
+from hashlib import sha256
+from pathlib import Path
+from vqcodec import codec
+for path in map(Path, sys.argv[1:]):
+    weights = path.with_name("tiny.safetensors")
+    model = str(weights) if path.stem == "tiny" else "photo"
+    grids = codec.read_grids(path.read_bytes(), model=model).grids
+    print(path.stem, sha256(b"".join(g.astype("<i4").tobytes() for g in grids)).hexdigest())
+"""
+
+
+def model_of(name: str) -> str:
+    return str(GOLDEN / "v0" / "tiny.safetensors") if name == "tiny" else "photo"
+
+
+def expected(name: str) -> str:
+    text = (GOLDEN / "v0" / f"{name}.json").read_text(encoding="utf-8")
+    return str(json.loads(text)["indices"])
+
+
+def test_there_are_golden_files() -> None:
+    assert NAMES == ["photo-q10", "photo-q50", "photo-q90", "tiny"]
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map("=".join, s.items())))
+def test_same_indices_in_every_configuration(setting: dict[str, str]) -> None:
+    paths = [str(GOLDEN / "v0" / f"{name}.vqc") for name in NAMES]
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, *paths],
+        env={**os.environ, **setting},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == [word for name in NAMES for word in (name, expected(name))]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_indices_with_float64(name: str) -> None:
+    loaded = registry.load(model_of(name))
+    parsed = codec.container.parse((GOLDEN / "v0" / f"{name}.vqc").read_bytes())
+    tensors = {k: v for k, v in loaded.tensors.items() if k.startswith("prior.")}
+    prior = ExactPrior(loaded.config, tensors, dtype=np.float64)
+    shapes = loaded.config.grid_shapes(parsed.height, parsed.width)[: len(parsed.levels)]
+    grids = decode_grids(prior, parsed.payload, shapes, parsed.quality, parsed.word_ends)
+    assert sha256(b"".join(g.astype("<i4").tobytes() for g in grids)).hexdigest() == expected(name)
+
+
+@pytest.mark.parametrize("path", sorted((GOLDEN / "bad").glob("*")), ids=lambda path: path.name)
+def test_bad_files_are_refused_as_their_names_say(path: Path) -> None:
+    with pytest.raises(VqcodecError) as caught:
+        codec.decompress(path.read_bytes(), model=model_of("tiny"))
+    assert type(caught.value).__name__ == path.name.split(".")[0].split("-")[-1]
