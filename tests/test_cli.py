@@ -381,7 +381,12 @@ def test_train_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     Path("w.safetensors").write_text("")
     assert "w.safetensors: exists already" in run("train", "-o", "w.safetensors").stderr
+    Path("v.safetensors.checkpoint").write_text("hours of training")
+    refused = run("train", "-o", "v.safetensors")
+    assert "v.safetensors.checkpoint: exists already" in refused.stderr
     assert len(seen) == 1
+    run("train", "-o", "v.safetensors", "--resume")
+    assert len(seen) == 2
 
 
 def test_models_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

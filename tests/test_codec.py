@@ -50,9 +50,9 @@ def test_quality_is_monotonic_in_bytes_and_psnr(tiny_weights: dict[str, Path]) -
     assert quality == sorted(quality)
 
 
-def test_search_beats_marginal_assignment(tiny_weights: dict[str, Path]) -> None:
+def test_search_beats_marginal_assignment() -> None:
     """At the same lambda the search lowers error + lambda x bits, what it minimises."""
-    model, source = str(tiny_weights["residual"]), picture(96, 96, seed=4)
+    model, source = "photo", picture(96, 96, seed=4)
     loaded = registry.load(model)
     costs = []
     for effort in (0, 1):
@@ -147,6 +147,25 @@ def test_alpha_grey_and_metadata_survive(tiny_weights: dict[str, Path]) -> None:
 def test_arguments_out_of_range(tiny_weights: dict[str, Path], bad: dict[str, int]) -> None:
     with pytest.raises(ValueError):
         codec.compress(picture(8, 8), model=str(tiny_weights["vq-vae"]), **bad)  # type: ignore[arg-type]
+
+
+def test_decompressing_no_levels_is_the_callers_mistake(tiny_weights: dict[str, Path]) -> None:
+    model = str(tiny_weights["vq-vae-2"])
+    data = codec.compress(picture(8, 8), model=model)
+    for levels in (0, -1):
+        with pytest.raises(ValueError, match="levels"):
+            codec.decompress(data, levels=levels, model=model)
+
+
+def test_lack_of_memory_is_a_memory_error(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*arguments: object) -> None:
+        torch.empty(10**15)  # torch raises a RuntimeError
+
+    monkeypatch.setattr(codec, "_encode", greedy)
+    with pytest.raises(MemoryError):
+        codec.compress(picture(8, 8), model=str(tiny_weights["vq-vae"]))
 
 
 def test_a_file_of_another_model_is_refused(tiny_weights: dict[str, Path]) -> None:

@@ -12,9 +12,26 @@ def test_json_round_trip(name: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "null", '{"levels": 3}', PRESETS["photo"].to_json().replace("lambdas", "x")],
+    [
+        *("", "[]", "{}", "null", '{"levels": 3}', "[" * 100_000),
+        *(
+            PRESETS["photo"].to_json().replace(*change)
+            for change in (
+                ("lambdas", "x"),
+                ('"stride":8', '"stride":8.0'),
+                ('"codebook_size":256', '"codebook_size":256.5'),
+                ("[192,96]", "[192,96.5]"),
+                ("[128,2]", "[128]"),
+                ("[128,2]", "[1000000000,2]"),
+                ("[0.3,0.0012]", "[0.3]"),
+                ("[0.3,0.0012]", "[Infinity,0.0012]"),
+            )
+        ),
+    ],
+    ids=lambda text: text[-40:],
 )
 def test_bad_json_is_one_error(text: str) -> None:
+    assert text != PRESETS["photo"].to_json()
     with pytest.raises(ValueError):
         ModelConfig.from_json(text)
 

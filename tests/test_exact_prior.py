@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from vqcodec import exact_prior
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import ModelError
 from vqcodec.exact_prior import (
@@ -132,7 +133,8 @@ class Reference:
         for k in range(CONFIG.prior.layers):
             h = self.layer(f"{s}.{k}", h, ctx)
         e = self.exponent(f"level{level}.output")
-        sums = h @ self.get(f"level{level}.output.weight") + self.get(f"level{level}.output.bias")
+        bias = self.get(f"level{level}.output.bias")[quality * 16 // 101]
+        sums = h @ self.get(f"level{level}.output.weight") + bias
         return self.rounded(sums, e - 1)
 
     def layer(self, name: str, h: NDArray[np.int64], ctx: NDArray[np.int64]) -> Any:
@@ -311,3 +313,19 @@ def test_tensors_that_break_a_bound_are_refused(name: str, change: Any) -> None:
 def test_no_torch_is_imported() -> None:
     code = "import sys, vqcodec.coder, vqcodec.exact_prior; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_skewed_rows_never_collide() -> None:
+    """Each position has a row of its own, and taps outside the grid hit no position's row."""
+    taps = (*exact_prior.FIRST_TAPS, *exact_prior.LAYER_TAPS)
+    for h in range(1, 16):
+        for w in range(1, 16):
+            step = min(h + exact_prior.PAD_ROWS, w // 2 + 2)
+            rows = {(j + 2 * i) * step + i: (i, j) for i in range(h) for j in range(w)}
+            assert len(rows) == h * w
+            for row, (i, j) in rows.items():
+                for dy, dx in taps:
+                    y, x = i + dy, j + dx
+                    inside = 0 <= y < h and 0 <= x < w
+                    found = rows.get(row + (dx + 2 * dy) * step + dy)
+                    assert found == ((y, x) if inside else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,9 @@ def test_initialisation_predicts_the_finer_latent() -> None:
     codebooks = [rand(12, 6), rand(9, 6), rand(11, 5)]
     sigmas = {16: rand(6), 8: rand(5)}
     projection = torch.randn(4 * 5, 6, generator=generator)
-    model.initialise_from_codebooks(codebooks, sigmas, {8: projection})
+    lengths = [rand(16, size) for size in (12, 9, 11)]
+    model.initialise(lengths, codebooks, sigmas, {8: projection})
+    torch.testing.assert_close(model.tables(1).bias, -math.log(2) * lengths[1])
     coarse = model.embed(0, torch.tensor([[[3]]]))
     torch.testing.assert_close(coarse[0, 0, 0, :6], 0.5 * codebooks[0][3] / sigmas[16])
     assert (coarse[..., 6:] == 0).all()  # two channels more than coordinates

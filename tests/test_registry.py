@@ -2,6 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from vqcodec import registry
 from vqcodec.errors import ModelError
@@ -31,6 +33,8 @@ def test_unknown_models_are_refused(name: str) -> None:
 def test_unknown_id_names_itself() -> None:
     with pytest.raises(ModelError, match="0123456789abcdef"):
         registry.find(bytes.fromhex("0123456789abcdef"))
+    with pytest.raises(ModelError, match="no-such-file"):
+        registry.find(bytes.fromhex("0123456789abcdef"), "no-such-file")
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, 5000])
@@ -40,6 +44,13 @@ def test_truncated_weights_are_refused(
     path = tmp_path / "cut.safetensors"
     path.write_bytes(tiny_weights["vq-vae"].read_bytes()[:keep])
     with pytest.raises(ModelError):
+        registry.load(str(path))
+
+
+def test_number_types_that_numpy_lacks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bfloat16.safetensors"
+    save_file({"x": torch.zeros(2, dtype=torch.bfloat16)}, path, metadata={"config": "{}"})
+    with pytest.raises(ModelError, match="not a vqcodec weights file"):
         registry.load(str(path))
 
 

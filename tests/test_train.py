@@ -98,6 +98,42 @@ def test_training_goes_on_from_a_weights_file(
     )
 
 
+def test_a_resumed_run_keeps_the_prior_it_started_from(
+    tmp_path: Path, tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(record: dict[str, Any]) -> None:
+        if record.get("step") == 4:  # the third step wrote a checkpoint
+            raise Killed
+
+    monkeypatch.setattr(train, "CHECKPOINT_MINUTES", 0.0)
+    monkeypatch.setattr(train, "LOG_STEPS", 2)
+    start = tiny_weights["residual"]
+    begun = options(tmp_path, config=None, init=start, steps=4, prior_share=0.0)
+    with pytest.raises(Killed):
+        train.run(begun, kill)
+    train.run(replace(begun, init=None, resume=True), ignore)
+    before, after = registry.Model(start).tensors, registry.Model(begun.output).tensors
+    names = [name for name in before if name.startswith("training.prior.")]
+    assert names and all(np.array_equal(before[name], after[name]) for name in names)
+
+
+def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(record: dict[str, Any]) -> None:
+        raise Killed
+
+    old = tmp_path / "w.safetensors.checkpoint"
+    old.write_bytes(b"of an earlier run")
+    with pytest.raises(Killed):
+        train.run(options(tmp_path), kill)
+    assert not old.exists()
+
+
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
     folder = tmp_path / "pictures" / "deeper"
     folder.mkdir(parents=True)
@@ -106,7 +142,8 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
         Image.fromarray(draw(rng, 96)).save(folder / f"{k}.png")
     (folder / "notes.txt").write_text("not a picture")
     (folder / "broken.jpg").write_bytes(b"\xff\xd8nothing")
-    Image.new("RGB", (10, 10)).save(folder / "small.png")
+    # Large enough for the crops of the autoencoder and not for those of the prior.
+    Image.new("RGB", (70, 300)).save(folder / "small.png")
     notes: list[str] = []
 
     def listen(record: dict[str, Any]) -> None:

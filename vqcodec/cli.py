@@ -214,12 +214,13 @@ def train(
     prior_share: Annotated[
         float, typer.Option(min=0, max=1, callback=finite, help="Part of the time for the prior.")
     ] = 0.4,
-    seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of all that is random.")] = 0,
     threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 takes all.")] = 0,
     force: Force = False,
 ) -> None:
     """Train a model, by default on drawn pictures; the log goes to OUT.jsonl."""
-    files.check_target(str(output), force or resume)
+    for suffix in ("", ".jsonl", ".checkpoint"):  # hours of another run may lie in these
+        files.check_target(f"{output}{suffix}", force or resume)
     from vqcodec import train as training
 
     display = TrainingDisplay()
@@ -284,12 +285,13 @@ def demo(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="DIR", help="Where the results go.")
     ] = Path("demo"),
+    force: Force = False,
 ) -> None:
     """Try the codec on one picture: size, bpp and PSNR at a few qualities."""
     from vqcodec.demo import demo as trials
 
     print("quality    bytes    bpp  PSNR dB  encode s  decode s")
-    for trial in trials(output, picture):
+    for trial in trials(output, picture, force=force):
         print(
             f"{trial.quality:7g} {trial.num_bytes:8} {trial.bpp:6.3f} {trial.psnr_db:8.2f} "
             f"{trial.encode_seconds:9.2f} {trial.decode_seconds:9.2f}  {trial.path}"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vqcodec import container, image, registry
 from vqcodec.coder import IndexGrid, decode_grids, encode_grids
 from vqcodec.container import ALPHA, EXIF, ICC, XMP, Container, LevelEntry
-from vqcodec.errors import CorruptChunk
+from vqcodec.errors import CorruptChunk, memory_errors
 from vqcodec.exact_prior import Front, walk
 from vqcodec.image import Picture
 from vqcodec.registry import Model
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Grids", "compress", "decompress", "read_grids", "sample", "verify"]
 
-Float32 = NDArray[np.float32]
 
-
+@memory_errors()
 def compress(
     picture: "bytes | str | Path | Image",
     quality: float = 50,
@@ -97,6 +96,7 @@ def compress(
     )
 
 
+@memory_errors()
 def decompress(
     data: bytes,
     *,
@@ -117,6 +117,7 @@ def decompress(
     Raises:
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
+        ValueError: levels below 1.
     """
     found = read_grids(data, levels=levels, allow_truncated=allow_truncated, model=model)
     parsed, loaded, grids = found.container, found.model, found.grids
@@ -154,6 +155,7 @@ def verify(data: bytes, model: str | None = None) -> None:
         image.decode_alpha(alpha, parsed.width, parsed.height)
 
 
+@memory_errors()
 def sample(
     count: int,
     *,
@@ -246,8 +248,10 @@ def read_grids(
     """Parse a file, find its model, decode the index grids and check them; needs no torch.
 
     Raises:
-        BitstreamError, ModelError: as `decompress`.
+        BitstreamError, ModelError, ValueError: as `decompress`.
     """
+    if levels is not None and levels < 1:
+        raise ValueError(f"levels {levels} out of range")
     parsed = container.parse(data, allow_truncated=allow_truncated)
     loaded = registry.find(parsed.model_id, model)
     shapes = loaded.config.grid_shapes(parsed.height, parsed.width)

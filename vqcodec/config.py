@@ -1,13 +1,15 @@
 """Frozen configuration of a model, checked when built, to and from JSON."""
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["PRESETS", "Level", "ModelConfig", "PriorConfig"]
+__all__ = ["PRESETS", "RATE_BINS", "Level", "ModelConfig", "PriorConfig"]
 
 MAX_LEVELS = 64
-QUALITY_STEPS = 101  # the file stores an integer quality 0..100
+RATE_BINS = 16  # ranges of quality that have index statistics of their own
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,10 @@ class Level:
     codebook_size: int
 
     def __post_init__(self) -> None:
+        _check_integers("level", (self.stride, self.codebook_size), 1, 4096)
         if self.stride not in (1, 2, 4, 8, 16, 32, 64):
             raise ValueError(f"stride must be a power of two up to 64, got {self.stride}")
-        if not 2 <= self.codebook_size <= 4096:
+        if self.codebook_size < 2:
             raise ValueError(f"codebook size must be 2..4096, got {self.codebook_size}")
 
 
@@ -32,10 +35,8 @@ class PriorConfig:
     layers: int = 4
 
     def __post_init__(self) -> None:
-        if not self.channels or not all(1 <= c <= 512 for c in self.channels):
-            raise ValueError(f"prior channels must be 1..512, got {self.channels}")
-        if not 1 <= self.layers <= 64:
-            raise ValueError(f"prior layers must be 1..64, got {self.layers}")
+        _check_integers("prior channels", self.channels, 1, 512)
+        _check_integers("prior layers", (self.layers,), 1, 64)
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,20 @@ class ModelConfig:
         for what, values in (("latent", self.latent_dims), ("prior", self.prior.channels)):
             if len(values) != len(self.strides):
                 raise ValueError(f"{what}: one width per distinct stride {self.strides}")
+        _check_integers("latent channels", self.latent_dims, 1, 3 * 64 * 64)
         for dim, stride in zip(self.latent_dims, self.strides, strict=True):
-            if not 1 <= dim <= 3 * stride * stride:
+            if dim > 3 * stride * stride:
                 raise ValueError(f"stride {stride} has at most {3 * stride**2} latent channels")
-        if not self.lambdas[0] >= self.lambdas[1] > 0:
+        self._check_branches()
+        if len(self.lambdas) != 2 or not math.inf > self.lambdas[0] >= self.lambdas[1] > 0:
             raise ValueError(f"lambdas must fall with quality and be positive, got {self.lambdas}")
+
+    def _check_branches(self) -> None:
+        if len(self.decoder) != 3 or {len(self.encoder), *map(len, self.decoder)} != {2}:
+            raise ValueError("encoder and decoder take one and three pairs (channels, blocks)")
+        pairs = (self.encoder, *self.decoder)
+        _check_integers("channels", [channels for channels, _ in pairs], 1, 1024)
+        _check_integers("blocks", [blocks for _, blocks in pairs], 0, 64)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -117,8 +127,14 @@ class ModelConfig:
                 prior=PriorConfig(channels=tuple(prior["channels"]), layers=prior["layers"]),
                 **{key: _tuples(value) for key, value in raw.items()},
             )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a model configuration: {error}") from error
+
+
+def _check_integers(what: str, values: Sequence[int], low: int, high: int) -> None:
+    # Of type int: JSON has floats and booleans too, and 8.0 == 8 would pass here and fail later.
+    if not values or not all(type(value) is int and low <= value <= high for value in values):
+        raise ValueError(f"{what} must be integers in {low}..{high}, got {values}")
 
 
 def _tuples(value: Any) -> Any:

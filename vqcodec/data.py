@@ -39,7 +39,7 @@ def load_folder(folder: Path, smallest: int, note: Callable[[str], None]) -> lis
                 factor = min(image.size) // LARGEST_SHORT_SIDE
                 rgb = image.convert("RGB")
                 array = np.asarray(rgb.reduce(factor) if factor > 1 else rgb)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except Exception:  # Pillow's plug-ins raise nearly anything for a damaged file
             unusable += 1
             continue
         if min(array.shape[:2]) < smallest:

@@ -1,14 +1,14 @@
 """A first look: one picture, compressed and decompressed at a few qualities."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from vqcodec import codec, image
+from vqcodec import codec, files, image
 from vqcodec.drawings import draw
 
 __all__ = ["Trial", "demo"]
@@ -31,30 +31,37 @@ def demo(
     folder: Path,
     picture: Path | None = None,
     qualities: tuple[float, ...] = (20, 50, 80),
-    note: Callable[[str], None] | None = None,
+    force: bool = False,
 ) -> Iterator[Trial]:
     """Write the picture, the `.vqc` files and what they decode to into a folder.
 
     Args:
         folder: made if it is not there.
         picture: drawn procedurally when None.
+        force: overwrite what an earlier demo left there.
+    Raises:
+        OSError: a file is there already.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    targets = [folder / f"q{q:g}{suffix}" for q in qualities for suffix in (".vqc", ".png")]
+    for target in (folder / "original.png", *targets):
+        files.check_target(str(target), force, new_folders=True)
     if picture is None:
         source = Image.fromarray(draw(np.random.default_rng(11), 512))
-        source.save(folder / "original.png")
     else:
         source = image.to_pil(image.read_picture(picture))
+    original = image.write_picture(image.from_pil(source), ".png")
+    files.write(str(folder / "original.png"), original, force, new_folders=True)
     reference = np.asarray(source.convert("RGB"), np.float64)
     for quality in qualities:
         start = time.perf_counter()
-        data = codec.compress(source, quality, notes=note)
+        data = codec.compress(source, quality)
         middle = time.perf_counter()
         decoded = codec.decompress(data)
         end = time.perf_counter()
         path = folder / f"q{quality:g}.vqc"
-        path.write_bytes(data)
-        decoded.save(path.with_suffix(".png"))
+        png = image.write_picture(image.from_pil(decoded), ".png")
+        files.write(str(path), data, force)
+        files.write(str(path.with_suffix(".png")), png, force)
         mse = ((np.asarray(decoded.convert("RGB"), np.float64) - reference) ** 2).mean()
         yield Trial(
             quality=quality,

@@ -13,6 +13,9 @@ VqcodecError                    everything vqcodec raises on purpose
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "BitstreamError",
     "CorruptChunk",
@@ -21,7 +24,11 @@ __all__ = [
     "NotVqcodecFile",
     "UnsupportedVersion",
     "VqcodecError",
+    "memory_errors",
 ]
+
+# How torch, which raises RuntimeError, says that there is not enough memory.
+_OUT_OF_MEMORY = ("t allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class VqcodecError(Exception):
@@ -65,3 +72,14 @@ class CorruptChunk(BitstreamError):
 
 class ModelError(VqcodecError):
     """The model is unknown, or its weights have another hash than the file names."""
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise what torch says of a lack of memory as the MemoryError that it is."""
+    try:
+        yield
+    except RuntimeError as error:
+        if any(words in str(error) for words in _OUT_OF_MEMORY):
+            raise MemoryError(str(error).splitlines()[0]) from error
+        raise

@@ -6,7 +6,7 @@ summation, on any machine and with any number of threads. See docs/format.md, se
 
 Wavefronts: a masked tap (dy, dx) satisfies dx + 2 dy <= 0 (the first layer: < 0), so positions
 (i, j) with equal t = j + 2 i are coded together. Features are stored skewed: the row of (i, j) is
-t * (h + 2) + i, so a front is a contiguous slice and a tap is a constant distance in rows.
+t * step + i, so a front is a contiguous slice and a tap is a constant distance in rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.config import ModelConfig
+from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
 
 __all__ = [
@@ -102,7 +102,7 @@ class _Tables:
     embedding: Array  # (K, C)
     condition: Array  # (101, 2, C), 256 steps per unit
     output: _Matrix  # (C, K)
-    bias: Array  # (K,), with the half of rounding
+    bias: Array  # (RATE_BINS, K), with the half of rounding
 
 
 class _Loader:
@@ -126,8 +126,8 @@ class _Loader:
             raise ModelError(f"prior weights: {name} passes {ACTIVATION_MAX}")
         return self.floats(values)
 
-    def bias(self, name: str, size: int) -> NDArray[np.int64]:
-        return self.integers(f"{name}.bias", np.int32, size)
+    def bias(self, name: str, *shape: int) -> NDArray[np.int64]:
+        return self.integers(f"{name}.bias", np.int32, *shape)
 
     def matrix(
         self,
@@ -155,7 +155,7 @@ class _Loader:
         return np.ascontiguousarray(values, dtype=self.dtype)
 
     def tables(self, name: str, size: int, channels: int) -> _Tables:
-        bias = self.bias(f"{name}.output", size)
+        bias = self.bias(f"{name}.output", RATE_BINS, size)
         output = self.matrix(f"{name}.output", channels, size, bias=bias)
         return _Tables(
             self.activations(f"{name}.embedding", size, channels),
@@ -349,25 +349,29 @@ class _LevelCoder:
         self.rows, self.cols = i[self.order], j[self.order]
         # Where each front ends, in positions; a grid one column wide has no odd fronts.
         self.ends: list[int] = np.unique(np.cumsum(np.bincount(t))).tolist()
-        stride = (height + PAD_ROWS) * batch
+        # No two positions meet, nor does a tap outside the grid meet a position: the rows i of
+        # fronts t and t + n differ by at most (width + 2) / 2, less than n steps.
+        stride = min(height + PAD_ROWS, width // 2 + 2) * batch
         slot = (t[self.order] + PAD_FRONTS) * stride + (self.rows + PAD_ROWS) * batch
         self.slots = (slot[:, None] + np.arange(batch)).ravel()
         self.first_back = [(dx + 2 * dy) * stride + dy * batch for dy, dx in FIRST_TAPS]
         self.layer_back = [(dx + 2 * dy) * stride + dy * batch for dy, dx in LAYER_TAPS]
         # Rows outside the grid are never written and stay zero; all others are written before
         # they are read, in every level.
-        self.features = np.zeros((depth + 1, (fronts + PAD_FRONTS) * stride, channels), dtype)
+        size = (fronts + PAD_FRONTS) * stride + (height + PAD_ROWS) * batch
+        self.features = np.zeros((depth + 1, size, channels), dtype)
         self.gates = np.empty((depth, height * width * batch, 2 * channels), dtype)
         self.first_input = np.empty((most, 9 * channels), dtype)
         self.layer_input = np.empty((most, 5 * channels), dtype)
         self.h, self.u, self.r = np.empty((3, most, channels), dtype)
         self.sums = np.empty((most, 2 * channels), dtype)
-        size = max(tables.bias.size for tables in prior.tables)
-        self.logits = np.empty(most * size, dtype)
-        self.distances = np.empty(most * size, np.intp)
+        largest = max(tables.bias.shape[1] for tables in prior.tables)
+        self.logits = np.empty(most * largest, dtype)
+        self.distances = np.empty(most * largest, np.intp)
 
-    def begin(self, level: int, context: Array) -> None:
+    def begin(self, level: int, quality: int, context: Array) -> None:
         """Turn to a level; `context` (batch, h, w, C)."""
+        self.bias = self.prior.tables[level].bias[quality * RATE_BINS // QUALITIES]
         self.level, self.tables = level, self.prior.tables[level]
         channels = self.trunk.channels
         flat = context.reshape(self.batch, -1, channels)[:, self.order].swapaxes(0, 1)
@@ -427,10 +431,10 @@ class _LevelCoder:
             _round_shift(r, layer.residual.exponent + 2)  # from 128 to 32 steps per unit
             h += r
             _clip_activations(h)
-        output, size = self.tables.output, self.tables.bias.size
+        output, size = self.tables.output, self.bias.size
         logits = self.logits[: n * size].reshape(n, size)
         _multiply(h, output.weight, logits)
-        logits += self.tables.bias
+        logits += self.bias
         logits *= 2.0 ** (1 - output.exponent)  # from 32 to 64 steps per unit
         return np.floor(logits, out=logits)
 
@@ -500,7 +504,7 @@ def walk(
         if coder is None or shape != shapes[level - 1]:
             most = min(shape[0], (shape[1] + 1) // 2) * batch
             coder = _LevelCoder(prior, level, batch, shape, most)
-        coder.begin(level, context.layers(level, quality))
+        coder.begin(level, quality, context.layers(level, quality))
         grid = np.empty((batch, *shape), np.int32)
         first = 0
         for last in coder.ends:
@@ -528,7 +532,7 @@ def walk_known(
     """
     context = _begin(prior, grids, quality)
     for level, grid in enumerate(grids):
-        yield from _known_level(prior, grid, level, context.layers(level, quality))
+        yield from _known_level(prior, grid, level, quality, context.layers(level, quality))
         context.add(level, grid)
 
 
@@ -539,7 +543,7 @@ def level_frequencies(
     context = _begin(prior, grids[: level + 1], quality)
     for coarser in range(level):
         context.add(coarser, grids[coarser])
-    yield from _known_level(prior, grids[level], level, context.layers(level, quality))
+    yield from _known_level(prior, grids[level], level, quality, context.layers(level, quality))
 
 
 def cross_entropy_bits(prior: ExactPrior, grids: Sequence[Grid], quality: int) -> list[float]:
@@ -553,13 +557,13 @@ def cross_entropy_bits(prior: ExactPrior, grids: Sequence[Grid], quality: int) -
 
 
 def _known_level(
-    prior: ExactPrior, grid: Grid, level: int, context: Array
+    prior: ExactPrior, grid: Grid, level: int, quality: int, context: Array
 ) -> Iterator[tuple[Front, Frequencies]]:
     batch, height, width = grid.shape
     positions, step = height * width, max(1, CHUNK // batch)
     most = min(step, positions) * batch
     coder = _LevelCoder(prior, level, batch, (height, width), most)
-    coder.begin(level, context)
+    coder.begin(level, quality, context)
     # Taps only look back in coding order, so later indices may lie there already.
     coder.place(0, positions, grid[:, coder.rows, coder.cols], together=False)
     for first in range(0, positions, step):

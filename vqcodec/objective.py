@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from vqcodec.autoencoder import Autoencoder
-from vqcodec.config import ModelConfig
+from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.prior import Prior
-from vqcodec.quantizer import RATE_BINS, Quantizer, rate_bins
+from vqcodec.quantizer import Quantizer, rate_bins
 
 __all__ = ["AutoencoderObjective", "prior_loss", "proxy_bits", "spread_quality"]
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vqcodec.config import ModelConfig
+from vqcodec.config import RATE_BINS, ModelConfig
 
 __all__ = ["Prior", "freeze"]
 
@@ -135,7 +135,7 @@ class LevelTables(nn.Module):
         super().__init__()
         self.embedding = nn.Parameter(torch.randn(size, channels) * 0.5)
         self.output = nn.Parameter(torch.randn(size, channels) * 0.1)
-        self.bias = nn.Parameter(torch.zeros(size))
+        self.bias = nn.Parameter(torch.zeros(RATE_BINS, size))  # one row per range of quality
         self.vector = nn.Parameter(torch.randn(EMBEDDING))
 
 
@@ -230,7 +230,8 @@ class Prior(nn.Module):
         for layer in trunk.layers:
             h = layer(h, ctx)
         # The bias is added in float32: bfloat16 logits would be off by up to 1/32 nat.
-        return F.linear(h.permute(0, 2, 3, 1), tables.output).float() + tables.bias
+        bias = tables.bias[quality * RATE_BINS // QUALITIES][:, None, None]
+        return F.linear(h.permute(0, 2, 3, 1), tables.output).float() + bias
 
     def coded_bits(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
         """Ideal code length of one level, in bits per picture, (B,)."""
@@ -241,15 +242,17 @@ class Prior(nn.Module):
         return nats.reshape(len(quality), -1).sum(1) / math.log(2)
 
     @torch.no_grad()
-    def initialise_from_codebooks(
+    def initialise(
         self,
+        code_lengths: Sequence[Tensor],
         codebooks: Sequence[Tensor],
         sigmas: Mapping[int, Tensor],
         projections: Mapping[int, Tensor],
     ) -> None:
-        """Start the tables at the codebooks, so that near indices have near embeddings.
+        """Start at the marginal code lengths, and with near embeddings for near codes.
 
         Args:
+            code_lengths: marginal bits (RATE_BINS, K_l) per level: what context improves on.
             codebooks: (K_l, D_s) per level, coordinates sorted by falling variance.
             sigmas: stride -> (D_s,), the standard deviation of each coordinate.
             projections: finer stride s' -> (f f D_s', D_s), a latent of the next coarser stride s
@@ -259,10 +262,11 @@ class Prior(nn.Module):
             tables, stride = self.tables(level), self.config.levels[level].stride
             unit = codebook / sigmas[stride].clamp_min(1e-6)
             kept = min(unit.shape[1], tables.embedding.shape[1])
-            for table, scale in ((tables.embedding, 0.5), (tables.output, 0.3)):
+            for table, scale in ((tables.embedding, 0.5), (tables.output, 0.1)):
                 table.zero_()
                 table[:, :kept] = scale * unit[:, :kept]
             tables.embedding.clamp_(-LIMIT, LIMIT)
+            tables.bias.copy_(code_lengths[level] * -math.log(2))
         for coarse, fine in zip(self.config.strides, self.config.strides[1:], strict=False):
             trunk = self.trunks[str(coarse)]
             assert isinstance(trunk, Trunk) and trunk.finer is not None

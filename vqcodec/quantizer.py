@@ -14,11 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqcodec.config import ModelConfig
+from vqcodec.config import RATE_BINS, ModelConfig
 
 __all__ = ["Quantized", "Quantizer"]
-
-RATE_BINS = 16  # marginal code lengths are kept for this many ranges of quality
 
 
 @dataclass(frozen=True)
@@ -204,8 +202,13 @@ class Quantizer(nn.Module):
         busy = [k for k, rates in enumerate(shares) if rates[1:].sum() > 0.005 * rates.sum()]
         return max(busy, default=0) + 1
 
+    def code_lengths(self) -> list[Tensor]:
+        """Marginal code lengths in bits, (RATE_BINS, K) per level."""
+        middles = (torch.arange(RATE_BINS) + 0.5) * (101 / RATE_BINS)
+        return [self.marginal_bits(level, middles) for level in range(len(self.config.levels))]
+
     def geometry(self) -> tuple[list[Tensor], dict[int, Tensor], dict[int, Tensor]]:
-        """What `Prior.initialise_from_codebooks` takes: codebooks, sigmas, projections."""
+        """Codebooks, sigmas and projections, as `Prior.initialise` takes them."""
         strides, dims = self.config.strides, self.config.latent_dims
         bases = {self.config.base_stride: torch.eye(self.dim)}
         for stride in strides[:-1]:

@@ -32,6 +32,10 @@ FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")  # in a wheel; in a 
 # Kept at full precision: everything after them relies on their being orthonormal.
 FULL_PRECISION = ("klt", "sigma", "projection")
 
+# What reading a weights file may raise; the last three are for number types that NumPy lacks and
+# for JSON that is nested without end.
+_UNREADABLE = (OSError, SafetensorError, ValueError, TypeError, AttributeError, RecursionError)
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -56,7 +60,7 @@ class Model:
                 self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             self.config = ModelConfig.from_json(metadata.get("config", ""))
             self.training: dict[str, Any] = json.loads(metadata.get("training", "{}"))
-        except (OSError, SafetensorError, ValueError) as error:
+        except _UNREADABLE as error:
             raise ModelError(f"{path}: not a vqcodec weights file: {error}") from error
 
     @cached_property
@@ -171,11 +175,16 @@ def load(name: str) -> Model:
     Raises:
         ModelError: there is none, or it is damaged.
     """
+    path = _path(name)
+    return _load(path.resolve(), path.stat().st_mtime_ns)
+
+
+def _path(name: str) -> Path:
     path = shipped().get(name, Path(name))
     if not path.is_file():
         known = ", ".join(shipped()) or "none"
         raise ModelError(f"no model {name!r}: neither shipped ({known}) nor a weights file")
-    return _load(path.resolve(), path.stat().st_mtime_ns)
+    return path
 
 
 def find(model_id: bytes, name: str | None = None) -> Model:
@@ -185,11 +194,10 @@ def find(model_id: bytes, name: str | None = None) -> Model:
         model_id: from the file.
         name: where to look instead of among the shipped models.
     Raises:
-        ModelError: it is not here; the message gives its id.
+        ModelError: it is not here, with its id in the message; or there is no such `name`.
     """
-    paths = [shipped().get(name, Path(name))] if name else list(shipped().values())
-    for path in paths:
-        if path.is_file() and hash_file(path) == model_id:
+    for path in [_path(name)] if name else shipped().values():
+        if hash_file(path) == model_id:
             return load(str(path))
     raise ModelError(
         f"the file needs model {model_id.hex()}, which is not {name or 'among those shipped'}"
@@ -208,8 +216,11 @@ def models() -> list[ModelCard]:
     """Cards of all shipped models."""
     cards = []
     for name, path in shipped().items():
-        with safe_open(path, framework="np") as file:
-            note = json.loads((file.metadata() or {}).get("training", "{}")).get("note", "")
+        try:
+            with safe_open(path, framework="np") as file:
+                note = json.loads((file.metadata() or {}).get("training", "{}")).get("note", "")
+        except _UNREADABLE as error:
+            raise ModelError(f"{path}: not a vqcodec weights file: {error}") from error
         size = path.stat().st_size
         cards.append(ModelCard(name, hash_file(path).hex(), size, str(path), note))
     return cards

@@ -19,7 +19,7 @@ from vqcodec.autoencoder import Autoencoder
 from vqcodec.checkpoint import Checkpoint
 from vqcodec.config import PRESETS, ModelConfig
 from vqcodec.data import CropSource, drawn_pictures, load_folder
-from vqcodec.errors import ModelError
+from vqcodec.errors import ModelError, memory_errors
 from vqcodec.loop import Loop, Meter
 from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
 from vqcodec.prior import Prior, freeze
@@ -40,7 +40,7 @@ class TrainOptions:
 
     Args:
         data: folder of pictures; None draws its own.
-        preset: name of a configuration (`config.PRESETS`); ignored with `init`.
+        preset: name of a configuration (`config.PRESETS`); ignored with `init` and `resume`.
         output: weights file to write; beside it `.jsonl` (log) and `.checkpoint`.
         minutes: of training, start-up not counted.
         prior_share: part of the minutes that goes to the prior, 0..1.
@@ -73,6 +73,7 @@ class Run:
     config: ModelConfig
     crops: CropSource
     report: Report
+    pretrained: bool = False  # the prior goes on from an earlier one
     autoencoder: Autoencoder = field(init=False)
     quantizer: Quantizer = field(init=False)
     prior: Prior = field(init=False)
@@ -91,6 +92,7 @@ class Run:
         }
 
 
+@memory_errors()
 def run(options: TrainOptions, report: Report) -> None:
     """Train a model and write its weights file.
 
@@ -108,6 +110,8 @@ def run(options: TrainOptions, report: Report) -> None:
     source = registry.Model(options.init) if options.init else None
     saved = checkpoint.load() if options.resume else None
     config = _config(options, source, saved)
+    if saved is None:  # else an earlier run's would be resumed, if this one is stopped early
+        checkpoint.path.unlink(missing_ok=True)
     with log_path.open("a" if options.resume else "w", encoding="utf-8") as log:
 
         def note(record: Record) -> None:
@@ -120,6 +124,7 @@ def run(options: TrainOptions, report: Report) -> None:
             saved.restore_modules(state.modules())
             saved.restore_generators(state.crops.rng)
             state.results = saved.meta["results"]
+            state.pretrained = saved.meta.get("pretrained", options.init is not None)
         elif source is not None:
             _start_from(state, source)
         else:
@@ -147,10 +152,11 @@ def _crops(options: TrainOptions, note: Report) -> CropSource:
     def warn(text: str) -> None:
         note({"phase": "data", "note": text})
 
+    side = options.crop * 4 // 3  # the crops of the prior are the larger ones
     if options.data is None:
-        pictures = drawn_pictures(64 if options.steps else 512, options.crop * 4 // 3, options.seed)
+        pictures = drawn_pictures(64 if options.steps else 512, side, options.seed)
     else:
-        pictures = load_folder(options.data, options.crop, warn)
+        pictures = load_folder(options.data, side, warn)
     warn(f"{len(pictures)} pictures")
     return CropSource(pictures, options.seed)
 
@@ -172,7 +178,11 @@ def _start_from(state: Run, source: registry.Model) -> None:
     state.quantizer.restart_averages(state.options.batch)
     floats = source.training_prior()
     if floats:
-        state.prior.load_state_dict(floats)
+        try:
+            state.prior.load_state_dict(floats)
+        except RuntimeError as error:
+            raise ModelError(f"{state.options.init}: its float prior does not fit") from error
+        state.pretrained = True
 
 
 def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
@@ -209,9 +219,9 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
     """The prior, on the indices of the finished autoencoder; a few levels per step."""
     options, config = state.options, state.config
     loop = _loop("prior", state.prior, options, peak=1.5e-3, average=0.998)
-    fresh = options.init is None and (saved is None or saved.meta["phase"] != "prior")
-    if fresh:
-        state.prior.initialise_from_codebooks(*state.quantizer.geometry())
+    begun = saved is not None and saved.meta["phase"] == "prior"
+    if not (state.pretrained or begun):
+        state.prior.initialise(state.quantizer.code_lengths(), *state.quantizer.geometry())
     if not _enter(loop, saved, {}):
         return
     state.autoencoder.eval()
@@ -296,6 +306,7 @@ def _checkpoint(state: Run, file: Checkpoint, loop: Loop, extra: dict[str, Tenso
         "step": loop.step + 1,
         "elapsed": loop.elapsed,
         "results": state.results,
+        "pretrained": state.pretrained,
     }
     file.save(meta, state.modules(), loop.optimizer, loop.averaged, state.crops.rng, extra)
 
@@ -309,7 +320,10 @@ def _save(state: Run) -> None:
             tensors[f"quantizer.{name}"] = value.contiguous().numpy()
     for name, value in state.prior.state_dict().items():
         tensors[f"training.prior.{name}"] = value.contiguous().numpy()
-    tensors |= freeze(state.prior)
+    try:
+        tensors |= freeze(state.prior)
+    except ValueError as error:  # so large, or not a number: training diverged
+        raise ModelError(f"the prior cannot be frozen: {error}") from error
     name = state.options.output.stem
     source = "procedural drawings" if state.options.data is None else f"{state.options.data.name}/"
     training = {
