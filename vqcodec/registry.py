@@ -12,16 +12,16 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from vqcodec.config import ModelConfig
 from vqcodec.errors import ModelError
-from vqcodec.exact_prior import ExactPrior
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
+    from numpy.typing import NDArray
+
     from vqcodec.autoencoder import Autoencoder
+    from vqcodec.exact_prior import ExactPrior
     from vqcodec.quantizer import Quantizer
 
 __all__ = ["Model", "ModelCard", "find", "load", "models", "name_of", "save"]
@@ -64,8 +64,10 @@ class Model:
             raise ModelError(f"{path}: not a vqcodec weights file: {error}") from error
 
     @cached_property
-    def prior(self) -> ExactPrior:
+    def prior(self) -> "ExactPrior":
         """The frozen prior; needs no torch."""
+        from vqcodec.exact_prior import ExactPrior
+
         return ExactPrior(self.config, self._section("prior."))
 
     @cached_property
@@ -90,7 +92,7 @@ class Model:
 
         prefix = "training.prior."
         return {
-            name.removeprefix(prefix): torch.from_numpy(tensor.astype(np.float32))
+            name.removeprefix(prefix): torch.from_numpy(tensor.astype("float32"))
             for name, tensor in self._section(prefix).items()
         }
 
@@ -98,14 +100,14 @@ class Model:
         """How many levels the encoder uses at a quality."""
         return self.quantizer.levels_worth(quality)
 
-    def _section(self, prefix: str) -> dict[str, NDArray[Any]]:
+    def _section(self, prefix: str) -> "dict[str, NDArray[Any]]":
         return {name: t for name, t in self.tensors.items() if name.startswith(prefix)}
 
     def _fill(self, module: Any, prefix: str) -> None:
         import torch
 
         state = {
-            name.removeprefix(prefix): torch.from_numpy(tensor.astype(np.float32))
+            name.removeprefix(prefix): torch.from_numpy(tensor.astype("float32"))
             for name, tensor in self._section(prefix).items()
         }
         try:
@@ -121,7 +123,7 @@ class Model:
 def save(
     path: Path,
     config: ModelConfig,
-    state: Mapping[str, NDArray[Any]],
+    state: "Mapping[str, NDArray[Any]]",
     training: Mapping[str, Any],
 ) -> None:
     """Write a weights file in one step; floats as fp16 but for `FULL_PRECISION`.
@@ -130,6 +132,7 @@ def save(
         state: tensors named `autoencoder.*`, `quantizer.*`, `prior.*`.
         training: what the card says of how it was made; goes into the metadata as JSON.
     """
+    import numpy as np
     from safetensors.numpy import save_file
 
     tensors = {name: np.ascontiguousarray(_stored(name, t)) for name, t in state.items()}
@@ -140,9 +143,9 @@ def save(
     partial.replace(path)
 
 
-def _stored(name: str, tensor: NDArray[Any]) -> NDArray[Any]:
+def _stored(name: str, tensor: "NDArray[Any]") -> "NDArray[Any]":
     exact = any(word in name for word in FULL_PRECISION)
-    return tensor if exact or tensor.dtype != np.float32 else tensor.astype(np.float16)
+    return tensor if exact or tensor.dtype != "float32" else tensor.astype("float16")
 
 
 @lru_cache(maxsize=32)
