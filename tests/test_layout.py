@@ -32,7 +32,7 @@ STAGES = {
         *("registry", "autoencoder", "quantizer", "prior", "data"),
         *("objective", "loop", "checkpoint"),
     },
-    "demo": {"codec", "drawings", "files", "image"},
+    "demo": {"codec", "drawings", "files", "image", "metrics"},
     "bdrate": set(),
     "metrics": set(),
     "peers": set(),

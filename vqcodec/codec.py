@@ -217,9 +217,9 @@ def _decode(
     with torch.inference_mode():
         tensors = [torch.from_numpy(grid.astype(np.int64))[None] for grid in grids]
         latent = model.quantizer.dequantize(tensors, *base)
-        x = model.autoencoder.decode(latent, torch.tensor([quality]))[0, :, :height, :width]
+        x = model.autoencoder.decode(latent, torch.tensor([quality]))[0]
         rgb = x.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    return np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
+    return image.crop(rgb.permute(1, 2, 0).numpy(), height, width)
 
 
 def _quantize(model: Model, latent: "Tensor", quality: float, count: int) -> list[IndexGrid]:

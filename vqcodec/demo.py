@@ -10,6 +10,7 @@ from PIL import Image
 
 from vqcodec import codec, files, image
 from vqcodec.drawings import draw
+from vqcodec.metrics import psnr_db
 
 __all__ = ["Trial", "demo"]
 
@@ -51,7 +52,7 @@ def demo(
         source = image.to_pil(image.read_picture(picture))
     original = image.write_picture(image.from_pil(source), ".png")
     files.write(str(folder / "original.png"), original, force, new_folders=True)
-    reference = np.asarray(source.convert("RGB"), np.float64)
+    reference = np.asarray(source.convert("RGB"))
     for quality in qualities:
         start = time.perf_counter()
         data = codec.compress(source, quality)
@@ -62,12 +63,11 @@ def demo(
         png = image.write_picture(image.from_pil(decoded), ".png")
         files.write(str(path), data, force)
         files.write(str(path.with_suffix(".png")), png, force)
-        mse = ((np.asarray(decoded.convert("RGB"), np.float64) - reference) ** 2).mean()
         yield Trial(
             quality=quality,
             num_bytes=len(data),
             bpp=8 * len(data) / (source.width * source.height),
-            psnr_db=float(-10 * np.log10(max(mse, 1e-10) / 255**2)),
+            psnr_db=psnr_db(reference, np.asarray(decoded.convert("RGB"))),
             encode_seconds=middle - start,
             decode_seconds=end - middle,
             path=path,

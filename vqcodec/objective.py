@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from vqcodec.autoencoder import Autoencoder
-from vqcodec.config import RATE_BINS, ModelConfig
+from vqcodec.config import RATE_BINS
 from vqcodec.prior import Prior
 from vqcodec.quantizer import Quantizer, rate_bins
 
@@ -39,8 +39,7 @@ class AutoencoderObjective:
     Dividing by D (not differentiated) gives every quality the same say, as PSNR does.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
+    def __init__(self) -> None:
         # Marginal bits per proxy bit, per quality bin: keeps the proxy's gradient true to scale.
         self.bits_per_proxy = torch.ones(RATE_BINS)
 
@@ -53,7 +52,7 @@ class AutoencoderObjective:
             x: (B, 3, H, W) in 0..1.
             quality: (B,) in 0..100.
         """
-        lambdas = torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
+        lambdas = quantizer.lambdas(quality)
         with torch.autocast("cpu", torch.bfloat16):
             latent = autoencoder.encode(x, quality)
         quantized = quantizer.update(latent.detach(), quality)

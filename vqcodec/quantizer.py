@@ -18,6 +18,8 @@ from vqcodec.config import RATE_BINS, ModelConfig
 
 __all__ = ["Quantized", "Quantizer"]
 
+DEAD_COUNT = 0.02  # uses per batch, on the moving average, below which a code is dead
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -76,10 +78,14 @@ class Quantizer(nn.Module):
         counts = self.buffer("rate_count", level)[rate_bins(quality)] + 0.01
         return torch.log2(counts.sum(1, keepdim=True) / counts)
 
+    def lambdas(self, quality: Tensor) -> Tensor:
+        """Squared error that a bit must save, (B,), at qualities (B,)."""
+        return torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
+
     def assign(self, level: int, vectors: Tensor, quality: Tensor, lengths: Tensor) -> Tensor:
         """Indices (B, n) that minimise |v - e_k|^2 + lambda bits_k for vectors (B, n, D_s)."""
         codebook = self.buffer("codebook", level)
-        lambdas = torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
+        lambdas = self.lambdas(quality)
         offset = codebook.square().sum(1) + lambdas[:, None] * lengths  # (B, K)
         transposed = codebook.T.expand(len(vectors), -1, -1)
         return torch.baddbmm(offset[:, None], vectors, transposed, alpha=-2).argmin(2)
@@ -135,17 +141,15 @@ class Quantizer(nn.Module):
         bins = rate_bins(quality)
 
         def observe(level: int, vectors: Tensor, indices: Tensor) -> None:
-            codebook = self.buffer("codebook", level)
             count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-            size, dim = codebook.shape
+            size, dim = total.shape
             flat, rows = indices.flatten(), vectors.reshape(-1, dim)
             seen = torch.bincount(flat, minlength=size).float()
             sums = torch.zeros_like(total).index_add_(0, flat, rows)
             count.mul_(self.decay).add_(seen, alpha=1 - self.decay)
             total.mul_(self.decay).add_(sums, alpha=1 - self.decay)
             self._revive(level, rows, flat)
-            codebook.copy_(total / count.clamp(min=1e-6)[:, None])
-            codebook[0] = 0
+            self._set_means(level)
             rates = self.buffer("rate_count", level)
             for row, which in enumerate(bins.tolist()):
                 used = torch.bincount(indices[row], minlength=size).float()
@@ -153,9 +157,16 @@ class Quantizer(nn.Module):
 
         return self.forward(latent, quality, observe=observe)
 
+    def _set_means(self, level: int) -> None:
+        """Each code to the mean of the vectors that chose it; code 0 stays the zero vector."""
+        count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
+        codebook = self.buffer("codebook", level)
+        codebook.copy_(total / count.clamp(min=1e-6)[:, None])
+        codebook[0] = 0
+
     def _revive(self, level: int, rows: Tensor, indices: Tensor) -> None:
         count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-        dead = (count < 0.02).nonzero().flatten()
+        dead = (count < DEAD_COUNT).nonzero().flatten()
         dead = dead[dead > 0]
         busy = (indices > 0).nonzero().flatten()  # vectors that some code was worth its bits for
         if len(dead) and len(busy):
@@ -175,7 +186,7 @@ class Quantizer(nn.Module):
             share = rates.sum(0) / rates.sum()
             entropy = -(share * share.clamp(min=1e-9).log()).sum()
             perplexity.append(round(float(entropy.exp()), 1))
-            dead.append(int((self.buffer("code_count", level) < 0.02).sum()))
+            dead.append(int((self.buffer("code_count", level) < DEAD_COUNT).sum()))
         return {"marginal_bits": bits, "perplexity": perplexity, "dead_codes": dead}
 
     @torch.no_grad()
@@ -273,11 +284,7 @@ class Quantizer(nn.Module):
             self.buffer("code_sum", level).copy_(total / len(quality))
             if round_ < rounds - 2:
                 self._revive(level, rows, indices.flatten())
-            means = self.buffer("code_sum", level) / self.buffer("code_count", level).clamp(
-                min=1e-6
-            ).unsqueeze(1)
-            codebook.copy_(means)
-            codebook[0] = 0
+            self._set_means(level)
             for which in range(RATE_BINS):
                 used = torch.bincount(indices[bins == which].flatten(), minlength=size).float()
                 rates[which] = used / max(1, int((bins == which).sum())) + 1e-3

@@ -88,13 +88,7 @@ class Model:
 
     def training_prior(self) -> dict[str, Any]:
         """The float prior that training goes on from, as torch tensors by name."""
-        import torch
-
-        prefix = "training.prior."
-        return {
-            name.removeprefix(prefix): torch.from_numpy(tensor.astype("float32"))
-            for name, tensor in self._section(prefix).items()
-        }
+        return self._torch_section("training.prior.")
 
     def levels_worth(self, quality: int) -> int:
         """How many levels the encoder uses at a quality."""
@@ -103,13 +97,16 @@ class Model:
     def _section(self, prefix: str) -> "dict[str, NDArray[Any]]":
         return {name: t for name, t in self.tensors.items() if name.startswith(prefix)}
 
-    def _fill(self, module: Any, prefix: str) -> None:
+    def _torch_section(self, prefix: str) -> dict[str, Any]:
         import torch
 
-        state = {
+        return {
             name.removeprefix(prefix): torch.from_numpy(tensor.astype("float32"))
             for name, tensor in self._section(prefix).items()
         }
+
+    def _fill(self, module: Any, prefix: str) -> None:
+        state = self._torch_section(prefix)
         try:
             missing, unexpected = module.load_state_dict(state, strict=False)
             # Moving averages of training are not stored; everything else must be there.

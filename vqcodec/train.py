@@ -188,7 +188,7 @@ def _start_from(state: Run, source: registry.Model) -> None:
 def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
     """Codebooks and networks; logs are in four parts of the quality scale, low to high."""
     options, quantizer = state.options, state.quantizer
-    objective = AutoencoderObjective(state.config)
+    objective = AutoencoderObjective()
     state.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loop = _loop("autoencoder", state.autoencoder, options, peak=5e-4, average=0.999)
     if not _enter(loop, saved, {"bits_per_proxy": objective.bits_per_proxy}):
