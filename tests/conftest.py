@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from vqcodec import container, tiles
 from vqcodec.config import Level, ModelConfig, PriorConfig
 
 TINY = {
@@ -17,7 +18,7 @@ TINY = {
     ),
     "vq-vae-2": ModelConfig(
         name="tiny-vq-vae-2",
-        levels=(Level(16, 16), Level(8, 16)),
+        levels=(Level(16, 16), Level(8, 16, slices=3)),
         latent_dims=(16, 12),
         prior=PriorConfig(channels=(8, 6), layers=2),
         encoder=(8, 1),
@@ -25,7 +26,11 @@ TINY = {
     ),
     "residual": ModelConfig(
         name="tiny-residual",
-        levels=(Level(16, 32), Level(16, 16), Level(8, 16), Level(8, 16), Level(4, 8)),
+        levels=(
+            *(Level(16, 32), Level(16, 16)),
+            *(Level(8, 16, slices=2), Level(8, 16)),
+            Level(4, 8, slices=3),
+        ),
         latent_dims=(24, 16, 12),
         prior=PriorConfig(channels=(8, 8, 6), layers=2),
         encoder=(8, 1),
@@ -48,3 +53,11 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         )
         train.run(options, lambda record: None)
     return paths
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Tiles of at most 32 pixels on a side, so that a small picture has many."""
+    for module in (container, tiles):
+        monkeypatch.setattr(module, "TILE", 32)
+    return 32

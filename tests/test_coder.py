@@ -20,8 +20,8 @@ from vqcodec.prior import Prior, freeze
 
 CONFIG = ModelConfig(
     name="tiny",
-    levels=(Level(16, 64), Level(16, 5), Level(8, 30)),
-    latent_dims=(6, 5),
+    levels=(Level(16, 64), Level(16, 5, slices=2), Level(8, 30, slices=3)),
+    latent_dims=(6, 6),
     prior=PriorConfig(channels=(6, 4), layers=1),
 )
 QUALITY = 50
@@ -46,11 +46,10 @@ def shapes_from(height: int, width: int, levels: int = 3) -> list[tuple[int, int
 
 def random_grids(height: int, width: int, seed: int, levels: int = 3) -> Grids:
     rng = np.random.default_rng(seed)
-    sizes = [level.codebook_size for level in CONFIG.levels]
     shapes = shapes_from(height, width, levels)
     return [
-        rng.integers(0, size, shape, dtype=np.int32)
-        for size, shape in zip(sizes, shapes, strict=False)
+        rng.integers(0, level.codebook_size, (*shape, level.slices), dtype=np.int32)
+        for level, shape in zip(CONFIG.levels, shapes, strict=False)
     ]
 
 
@@ -59,8 +58,8 @@ def sampled_grids(prior: ExactPrior, height: int, width: int, seed: int) -> Grid
     rng = np.random.default_rng(seed)
 
     def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        drawn = rng.random((*frequencies.shape[:2], 1)) * 2**24
-        return np.asarray((frequencies.cumsum(axis=2) <= drawn).sum(axis=2))
+        drawn = rng.random((*frequencies.shape[:3], 1)) * 2**24
+        return np.asarray((frequencies.cumsum(axis=3) <= drawn).sum(axis=3))
 
     return [grid[0] for grid in walk(prior, shapes_from(height, width), QUALITY, choose)]
 
@@ -154,12 +153,13 @@ def test_plain_coders_agree_word_for_word(gain: float, seed: int) -> None:
     decoder, encoder, read = PlainDecoder(payload), PlainEncoder(), [0] * len(grids)
 
     def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        indices = []
-        for row in frequencies[0].astype(np.int64).tolist():
-            indices.append(decoder.decode(row))
-            encoder.encode(row, indices[-1])
+        indices = np.empty(frequencies.shape[:3], np.int64)
+        for place, position in enumerate(frequencies[0].astype(np.int64).tolist()):
+            for k, row in enumerate(position):  # a position's slices follow one another
+                indices[0, place, k] = index = decoder.decode(row)
+                encoder.encode(row, index)
         read[front.level] = decoder.read
-        return np.array([indices])
+        return indices
 
     decoded = walk(prior, shapes_from(3, 1 + seed), QUALITY, choose)
     assert_equal([grid[0] for grid in decoded], grids)
@@ -244,13 +244,17 @@ def test_constant_words_are_handled(pattern: bytes) -> None:
 
 
 def test_word_counts_that_lie_are_corrupt() -> None:
-    prior, grids = tiny_prior(), random_grids(3, 4, 0)
+    prior, grids = tiny_prior(), random_grids(4, 5, 0)
     payload, words = encode_grids(prior, grids, QUALITY)
-    shapes, last = shapes_from(3, 4), words[-1]
+    shapes, last = shapes_from(4, 5), words[-1]
+    assert words[0] + 2 < words[1] < last - 2  # or a lie below would be a merger
     lies = [
         [words[0] - 1, *words[1:]],
         [words[0] + 1, *words[1:]],
         [words[0], words[1] - 1, last],
+        [words[0], words[1] + 1, last],
+        [words[1] - 1, words[1] - 1, last],
+        [words[1] + 1, words[1] + 1, last],
         [words[0], words[1], last - 1],
         [words[0], words[0] - 1, last],
         [0, *words[1:]],
@@ -269,6 +273,22 @@ def test_word_counts_that_lie_are_corrupt() -> None:
         decode_grids(prior, payload, shapes, QUALITY, words[:2])
 
 
+def test_levels_with_equal_word_counts_arrive_together() -> None:
+    prior, grids = tiny_prior(), random_grids(3, 4, 0)
+    payload, words = encode_grids(prior, grids, QUALITY)
+    shapes = shapes_from(3, 4)
+    for counts, steps in (([words[1], *words[1:]], [0, 2, 3]), ([words[2]] * 3, [0, 3])):
+        arrived = set()
+        for length in range(len(payload) + 1):
+            got = decode_grids(prior, payload[:length], shapes, QUALITY, counts)
+            assert_equal(got, grids[: len(got)])
+            arrived.add(len(got))
+        assert sorted(arrived) == steps
+        for levels in (1, 2):
+            got = decode_grids(prior, payload, shapes[:levels], QUALITY, counts)
+            assert_equal(got, grids[:levels])
+
+
 def test_a_level_that_has_not_arrived_is_refused() -> None:
     prior, grids = tiny_prior(), random_grids(3, 4, 0)
     payload, words = encode_grids(prior, grids, QUALITY)
@@ -280,11 +300,11 @@ def test_a_level_that_has_not_arrived_is_refused() -> None:
 
 def test_indices_outside_the_codebook_are_the_callers_mistake() -> None:
     prior, grids = tiny_prior(), random_grids(2, 2, 0)
-    grids[1][0, 0] = 5
+    grids[1][0, 0, 1] = 5
     with pytest.raises(ValueError, match="codebook"):
         encode_grids(prior, grids, QUALITY)
     front = Front(0, np.array([0]), np.array([0]))
-    frequencies = np.array([[[2.0**23, 2.0**23]]])
+    frequencies = np.full((1, 1, 2, 2), 2.0**23)
     for bad in (-1, 2):
         with pytest.raises(ValueError, match="codebook"):
-            GridWriter().push(front, frequencies, np.array([[bad]]))
+            GridWriter().push(front, frequencies, np.array([[[0, bad]]]))

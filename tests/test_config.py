@@ -1,3 +1,5 @@
+import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,11 +22,18 @@ def test_json_round_trip(name: str) -> None:
                 ("lambdas", "x"),
                 ('"stride":8', '"stride":8.0'),
                 ('"codebook_size":256', '"codebook_size":256.5'),
-                ("[192,96]", "[192,96.5]"),
+                ('"slices":24', '"slices":24.0'),
+                ('"slices":24', '"slices":5'),
+                ('"slices":24', '"slices":0'),
+                ('"slices":24', '"slices":true'),
+                ("[192,192]", "[192,192.5]"),
                 ("[128,2]", "[128]"),
                 ("[128,2]", "[1000000000,2]"),
-                ("[0.3,0.0012]", "[0.3]"),
-                ("[0.3,0.0012]", "[Infinity,0.0012]"),
+                ("[0.3,0.019,0.0002]", "[0.3]"),
+                ("[0.3,0.019,0.0002]", "0.3"),
+                ("[0.3,0.019,0.0002]", "[0.3,[0.019],0.0002]"),
+                ("[0.3,0.019,0.0002]", "[0.3,NaN,0.0002]"),
+                ("[0.3,0.019,0.0002]", "[Infinity,0.019,0.0002]"),
             )
         ),
     ],
@@ -41,17 +50,25 @@ def test_bad_json_is_one_error(text: str) -> None:
     [
         {"levels": ()},
         {"levels": (Level(8, 16), Level(16, 16))},
+        {"levels": (Level(16, 16), Level(8, 16, slices=3))},
+        {"levels": (Level(16, 16, slices=16), Level(8, 16))},
+        {"latent_dims": (8, 6)},
         {"latent_dims": (8,)},
         {"latent_dims": (8, 193)},
         {"prior": PriorConfig(channels=(8,))},
         {"lambdas": (0.1, 0.2)},
         {"lambdas": (0.1, 0.0)},
+        {"lambdas": (0.1,)},
+        {"lambdas": (0.3, 0.1, 0.2)},
+        {"lambdas": (0.1, 0.2, 0.01)},
+        {"lambdas": (math.inf, 0.2, 0.1)},
+        {"lambdas": (0.3, math.nan, 0.1)},
     ],
 )
 def test_impossible_models_are_refused(change: dict[str, Any]) -> None:
     good: dict[str, Any] = {
         "name": "x",
-        "levels": (Level(16, 16), Level(8, 16)),
+        "levels": (Level(16, 16), Level(8, 16, slices=4)),
         "latent_dims": (8, 8),
         "prior": PriorConfig(channels=(8, 8)),
     }
@@ -60,11 +77,23 @@ def test_impossible_models_are_refused(change: dict[str, Any]) -> None:
         ModelConfig(**(good | change))
 
 
-def test_lambda_falls_log_linearly() -> None:
-    config = PRESETS["photo"]
-    first, middle, last = (config.lambda_at(q) for q in (0, 50, 100))
-    assert (first, last) == pytest.approx(config.lambdas)
-    assert middle == pytest.approx((first * last) ** 0.5)
+@pytest.mark.parametrize(
+    ("lambdas", "at"),
+    [
+        ((0.4, 0.1), {0: 0.4, 50: 0.2, 75: 0.4 / 4**0.75, 100: 0.1}),
+        ((0.4, 0.1, 0.0001), {0: 0.4, 25: 0.2, 50: 0.1, 75: 0.1 / 1000**0.5, 100: 0.0001}),
+        ((8.0, 4.0, 2.0, 1.0), {0: 8.0, 100 / 3: 4.0, 50: 8**0.5, 200 / 3: 2.0, 100: 1.0}),
+        ((0.2, 0.2, 0.1), {0: 0.2, 30: 0.2, 50: 0.2, 75: 0.2 / 2**0.5, 100: 0.1}),
+    ],
+)
+def test_lambda_falls_log_linearly_between_knots(
+    lambdas: tuple[float, ...], at: dict[float, float]
+) -> None:
+    config = replace(PRESETS["photo"], lambdas=lambdas)
+    assert {q: config.lambda_at(q) for q in at} == pytest.approx(at)
+    values = [config.lambda_at(q / 4) for q in range(401)]
+    assert values == sorted(values, reverse=True)
+    assert all(a / b < 1.1 for a, b in zip(values, values[1:], strict=False))  # no jump
 
 
 def test_grid_shapes_pad_to_the_coarsest_stride() -> None:

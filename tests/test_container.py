@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import contextlib
+import math
 import pickle
 import re
 import subprocess
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vqcodec import container
-from vqcodec.container import ALPHA, EXIF, ICC, XMP, Container, LevelEntry, pack, parse
+from vqcodec.container import ALPHA, EXIF, ICC, XMP, Container, Part, pack, parse
 from vqcodec.errors import BitstreamError, CorruptChunk, NotVqcodecFile, UnsupportedVersion
 
 FORMAT_PAGE = Path(__file__).parent.parent / "docs" / "format.md"
@@ -27,9 +28,10 @@ PLAIN = Container(
     height=3,
     quality=40,
     model_id=bytes(range(0x10, 0x18)),
-    levels=(
-        LevelEntry(1, container.checksum_indices(np.array([[3]]))),
-        LevelEntry(1, container.checksum_indices(np.array([[7, 0], [258, 1]]))),
+    level_count=2,
+    parts=(
+        Part(1, container.checksum_indices([np.array([[[3]]])])),
+        Part(1, container.checksum_indices([np.array([[[7], [0]], [[258], [1]]])])),
     ),
     payload=bytes.fromhex("7856341232547698"),
     grey=True,
@@ -38,18 +40,31 @@ RICH = replace(PLAIN, chunks=((ALPHA, b"opacity"), (ICC, b""), (EXIF, b"II*\0"),
 HEADER_BYTES = 28  # of PLAIN and RICH
 
 
+# Of one tile, of some, and of many in a row.
+sizes = st.one_of(
+    st.tuples(st.integers(1, 1024), st.integers(1, 1024)),
+    st.tuples(st.integers(1, 2100), st.integers(1, 2100)),
+    st.tuples(st.integers(1, 9), st.integers(1, 4200)),
+)
+
+
 @st.composite
 def containers(draw: st.DrawFn) -> Container:
-    entries = st.builds(LevelEntry, st.integers(0, 300), st.integers(0, 0xFFFF))
-    levels = tuple(draw(st.lists(entries, min_size=1, max_size=64)))
-    words = sum(entry.words for entry in levels)
+    entries = st.builds(Part, st.integers(0, 300), st.integers(0, 0xFFFF))
+    level_count = draw(st.integers(1, 64))
+    width, height = draw(sizes)
+    count = math.ceil(level_count / math.ceil(level_count / 8))
+    count *= math.ceil(width / 1024) * math.ceil(height / 1024)
+    parts = tuple(draw(st.lists(entries, min_size=count, max_size=count)))
+    words = sum(entry.words for entry in parts)
     kinds = [kind for kind in (ALPHA, ICC, EXIF, XMP) if draw(st.booleans())]
     return Container(
-        width=draw(st.integers(1, 2**14)),
-        height=draw(st.integers(1, 2**14)),
+        width=width,
+        height=height,
         quality=draw(st.integers(0, 100)),
         model_id=draw(st.binary(min_size=8, max_size=8)),
-        levels=levels,
+        level_count=level_count,
+        parts=parts,
         payload=draw(st.randoms(use_true_random=False)).randbytes(4 * words),
         grey=draw(st.booleans()),
         chunks=tuple((kind, draw(st.binary(max_size=300))) for kind in kinds),
@@ -71,9 +86,54 @@ def test_chunks_are_written_in_file_order() -> None:
 
 
 def test_overhead_of_a_photograph() -> None:
-    levels = tuple(LevelEntry(245, 0) for _ in range(10))
-    photo = Container(768, 512, 50, bytes(8), levels, bytes(9800))
-    assert len(pack(photo)) - len(photo.payload) == 24 + 4 * 10
+    for level_count, parts in ((1, 1), (7, 7), (8, 8), (9, 5), (13, 7), (16, 8), (64, 8)):
+        table = tuple(Part(245, 0) for _ in range(parts))
+        photo = Container(768, 512, 50, bytes(8), level_count, table, bytes(980 * parts))
+        assert len(pack(photo)) - len(photo.payload) == 24 + 4 * parts <= 64
+
+
+def test_levels_of_one_part_arrive_together() -> None:
+    parts = tuple(Part(words, 0) for words in (1, 0, 2, 3, 1))
+    fields = replace(PLAIN, level_count=9, parts=parts, payload=bytes(28))
+    assert fields.tile_word_ends(0) == (1, 1, 1, 1, 3, 3, 6, 6, 7)
+    for words, levels in ((0, 0), (1, 4), (2, 4), (3, 6), (5, 6), (6, 8), (7, 9)):
+        assert replace(fields, payload=bytes(4 * words)).levels_present == levels
+
+
+def test_parts_and_words_of_each_tile() -> None:
+    """Two tiles of two parts: A and B of the first level, then a and b of the second."""
+    words = {name: name.encode() * 4 for name in "ABab"}
+    payload = words["A"] * 2 + words["B"] + words["a"] + words["b"] * 3
+    parts = tuple(Part(count, check) for count, check in ((2, 5), (1, 6), (1, 7), (3, 8)))
+    fields = replace(PLAIN, width=1025, height=9, parts=parts, payload=payload)
+    assert parse(pack(fields)) == fields
+    assert fields.tile_parts(0) == (parts[0], parts[2])
+    assert fields.tile_parts(1) == (parts[1], parts[3])
+    assert (fields.tile_word_ends(0), fields.tile_word_ends(1)) == ((2, 3), (1, 4))
+    assert fields.tile_payload(0) == b"AAAAAAAAaaaa"
+    assert fields.tile_payload(1) == b"BBBBbbbbbbbbbbbb"
+    wanted = [(b"", b"", 0)] * 2 + [(b"AAAAAAAA", b"", 0)]
+    wanted += [(b"AAAAAAAA", b"BBBB", 1)] + [(b"AAAAAAAAaaaa", b"BBBB", 1)] * 3
+    wanted += [(b"AAAAAAAAaaaa", b"BBBBbbbbbbbbbbbb", 2)]
+    for count, (first, second, levels) in enumerate(wanted):
+        cut = replace(fields, payload=payload[: 4 * count])
+        assert (cut.tile_payload(0), cut.tile_payload(1)) == (first, second)
+        assert (cut.levels_present, cut.complete) == (levels, count == 7)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "count"),
+    [(1, 1, 1), (1024, 1024, 1), (1025, 1, 2), (1, 1025, 2), (2048, 1025, 4), (2**24, 1, 2**14)],
+)
+def test_number_of_tiles(width: int, height: int, count: int) -> None:
+    assert container.tile_count(width, height) == count
+
+
+@pytest.mark.parametrize("levels", range(1, 65))
+def test_number_of_parts(levels: int) -> None:
+    each, parts = container.levels_per_part(levels), container.part_count(levels)
+    assert parts <= 8 and (parts - 1) * each < levels <= parts * each
+    assert each == 1 or levels > 8 * (each - 1)  # as few levels in each as there can be
 
 
 @pytest.mark.parametrize("fields", [PLAIN, RICH], ids=["plain", "rich"])
@@ -93,7 +153,7 @@ def test_every_flipped_bit_is_reported(fields: Container, allow_truncated: bool)
 
 def test_damaged_fields_of_a_cut_file_change_every_check() -> None:
     cut = pack(PLAIN)[:HEADER_BYTES]
-    wanted = [entry.check for entry in PLAIN.levels]
+    wanted = [entry.check for entry in PLAIN.parts]
     for bit in range(8 * 6, 8 * 18):  # model_id, width, height, quality, level_count
         damaged = bytearray(cut)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -101,7 +161,7 @@ def test_damaged_fields_of_a_cut_file_change_every_check() -> None:
             found = parse(bytes(damaged), allow_truncated=True)
         except CorruptChunk:
             continue
-        for entry, check in zip(found.levels, wanted, strict=False):
+        for entry, check in zip(found.parts, wanted, strict=False):
             assert entry.check != check, bit
 
 
@@ -152,10 +212,16 @@ def test_bytes_behind_the_end(fields: Container, allow_truncated: bool) -> None:
 
 
 def _header(
-    *, flags: int = 0, size: bytes = b"\x04\x03", quality: int = 40, words: tuple[bytes, ...]
+    *,
+    flags: int = 0,
+    size: bytes = b"\x04\x03",
+    quality: int = 40,
+    words: tuple[bytes, ...],
+    level_count: int | None = None,
 ) -> bytes:
     """A header with any fields and a right checksum, without the limits of `pack`."""
-    header = b"\xf6VQC\0" + bytes([flags]) + bytes(8) + size + bytes([quality, len(words)])
+    level_count = len(words) if level_count is None else level_count
+    header = b"\xf6VQC\0" + bytes([flags]) + bytes(8) + size + bytes([quality, level_count])
     for count in words:
         header += count + b"\0\0"
     return header + zlib.crc32(header).to_bytes(4, "little")
@@ -173,7 +239,7 @@ def _header(
         (_header(size=b"\xff\xff\xff\xff\x1f\x03", words=(b"\0",)), "varint is too long"),
         (_header(quality=101, words=(b"\0",)), "quality 101"),
         (_header(words=()), "0 levels"),
-        (_header(words=(b"\0",) * 65), "65 levels"),
+        (_header(words=(b"\0",) * 8, level_count=65), "65 levels"),
         (_header(words=(b"\x81\x80\x04",)), "65537.*out of range"),
         (_header(words=(b"\x80\x80\x04",)), "cut: 0 of 262144 bytes"),
     ],
@@ -211,9 +277,12 @@ def test_any_bytes_parse_or_raise_ours(data: bytes, sound_start: bool) -> None:
         {"height": 2**24 + 1},
         {"quality": 101},
         {"model_id": b"short"},
-        {"levels": ()},
-        {"levels": (LevelEntry(2**16 + 1, 0),)},
-        {"levels": (LevelEntry(2, 0x10000),)},
+        {"level_count": 0, "parts": ()},
+        {"level_count": 1},
+        {"level_count": 9},
+        {"width": 1025},
+        {"parts": (Part(2**16 + 1, 0), Part(0, 0))},
+        {"parts": (Part(2, 0x10000), Part(0, 0))},
         {"payload": b"123"},
         {"payload": bytes(12)},
         {"chunks": ((b"JUNK", b""),)},
@@ -228,24 +297,15 @@ def test_writers_cannot_build_what_readers_refuse(change: dict[str, object]) -> 
 
 def test_checksum_of_indices() -> None:
     grid = np.array([[1, 2, 3], [4, 5, 65535]], dtype=np.int32)
-    check = container.checksum_indices(grid)
+    check = container.checksum_indices([grid])
     assert check == binascii.crc_hqx(grid.astype("<u2").tobytes(), 0xFFFF)
-    assert check == container.checksum_indices(np.asfortranarray(grid).astype(np.int64))
-    assert check != container.checksum_indices(grid[::-1])
-    assert container.checksum_indices(np.frombuffer(b"123456789\0", "<u2")[:4]) == 0xA12B
+    assert check == container.checksum_indices([np.asfortranarray(grid).astype(np.int64)])
+    assert check == container.checksum_indices([grid[:1], grid[1:]])
+    assert check != container.checksum_indices([grid[::-1]])
+    assert container.checksum_indices([np.frombuffer(b"123456789\0", "<u2")[:4]]) == 0xA12B
     for outside in (-1, 65536):
         with pytest.raises(ValueError):
-            container.checksum_indices(np.array([[outside]]))
-
-
-def test_header_fits_its_bound() -> None:
-    widest = Container(
-        2**14, 2**14, 100, bytes(8), (LevelEntry(2**28, 0),) * 64, b"", lost=(ICC, XMP)
-    )
-    assert len(_header(size=b"\x80\x80\x80\x08" * 2, words=(b"\xff\xff\xff\xff\x0f",) * 64)) == (
-        container.MAX_HEADER_BYTES
-    )
-    assert widest.levels_present == 0
+            container.checksum_indices([grid, np.array([[outside]])])
 
 
 def test_errors_survive_pickling() -> None:

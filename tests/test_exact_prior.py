@@ -27,8 +27,12 @@ from vqcodec.prior import Prior, freeze
 
 CONFIG = ModelConfig(
     name="tiny",
-    levels=(Level(16, 7), Level(16, 5), Level(8, 6), Level(8, 2), Level(4, 3)),
-    latent_dims=(6, 5, 4),
+    levels=(
+        *(Level(16, 7), Level(16, 5, slices=2)),
+        *(Level(8, 6), Level(8, 2)),
+        Level(4, 4, slices=3),
+    ),
+    latent_dims=(6, 5, 3),
     prior=PriorConfig(channels=(5, 4, 3), layers=2),
 )
 SHAPES = [(1, 1), (1, 6), (5, 1), (3, 4), (5, 3)]
@@ -43,6 +47,9 @@ def tiny_tensors(seed: int, gain: float) -> Tensors:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(gain).add_(0.05 * torch.randn_like(parameter))
+        for index, level in enumerate(CONFIG.levels):
+            if level.slices > 1:  # sums over the slices pass the clamp too
+                model.tables(index).embedding.mul_(2 * level.slices)
     return freeze(model)
 
 
@@ -54,7 +61,7 @@ def shapes_from(coarse: tuple[int, int]) -> list[tuple[int, int]]:
 def random_grids(coarse: tuple[int, int], batch: int, seed: int) -> list[NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     return [
-        rng.integers(0, level.codebook_size, (batch, *shape))
+        rng.integers(0, level.codebook_size, (batch, *shape, level.slices))
         for level, shape in zip(CONFIG.levels, shapes_from(coarse), strict=True)
     ]
 
@@ -88,10 +95,24 @@ class Reference:
                 total += x[i + dy, j + dx] @ matrix
         return total
 
+    def embedding_sums(self, level: int, grid: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(h, w, S) -> (h, w, C), not yet clamped."""
+        table = self.get(f"level{level}.embedding")
+        height, width, slices = grid.shape
+        total = np.zeros((height, width, table.shape[2]), np.int64)
+        for i in range(height):
+            for j in range(width):
+                for k in range(slices):
+                    total[i, j] += table[k, grid[i, j, k]]
+        return total
+
+    def embed(self, level: int, grid: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.clamp(self.embedding_sums(level, grid))
+
     def context_sum(self, grids: Sequence[NDArray[np.int64]], level: int) -> NDArray[np.int64]:
-        total = np.zeros((*grids[0].shape, CONFIG.prior.channels[0]), np.int64)
+        total = np.zeros((*grids[0].shape[:2], CONFIG.prior.channels[0]), np.int64)
         for k in range(level):
-            total = total + self.get(f"level{k}.embedding")[grids[k]]
+            total = total + self.embed(k, grids[k])
             stride, finer = CONFIG.levels[k].stride, CONFIG.levels[k + 1].stride
             if finer != stride:
                 total = self.upsample(f"{stride}.up", self.clamp(total), stride // finer)
@@ -110,8 +131,9 @@ class Reference:
     def logits(
         self, grids: Sequence[NDArray[np.int64]], level: int, quality: int
     ) -> NDArray[np.int64]:
+        """(h, w, S, K)."""
         s = CONFIG.levels[level].stride
-        height, width = grids[level].shape
+        height, width, slices = grids[level].shape
         ctx = self.clamp(self.context_sum(grids, level))
         square = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
         for k, low in ((1, 0), (2, -255)):
@@ -123,7 +145,7 @@ class Reference:
                     sums = self.taps(ctx, i, j, square, self.get(f"{s}.context{k}.weight")) + added
                     out[i, j] = np.clip(self.rounded(sums, e), low, 255)
             ctx = out
-        own = self.get(f"level{level}.embedding")[grids[level]]
+        own = self.embed(level, grids[level])
         first = [(0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-2, -1), (-2, 0), (-2, 1)]
         h = np.empty_like(ctx)
         for i in range(height):
@@ -135,7 +157,7 @@ class Reference:
         e = self.exponent(f"level{level}.output")
         bias = self.get(f"level{level}.output.bias")[quality * 16 // 101]
         sums = h @ self.get(f"level{level}.output.weight") + bias
-        return self.rounded(sums, e - 1)
+        return self.rounded(sums, e - 1).reshape(height, width, slices, -1)
 
     def layer(self, name: str, h: NDArray[np.int64], ctx: NDArray[np.int64]) -> Any:
         weight, bias = self.get(f"{name}.gate.weight"), self.get(f"{name}.gate.bias")
@@ -154,7 +176,7 @@ class Reference:
         return out
 
     def frequencies(self, logits: NDArray[np.int64]) -> list[int]:
-        """(K,) logits of one position."""
+        """(K,) logits of one slice of one position."""
         values, table = logits.tolist(), self.get("table").tolist()
         best, size = max(values), len(values)
         shares = [table[min(best - value, 1023)] for value in values]
@@ -166,14 +188,14 @@ class Reference:
 def expected(
     tensors: Tensors, grids: Sequence[NDArray[np.int64]], quality: int
 ) -> list[NDArray[np.int64]]:
-    """Per level (batch, h, w, K)."""
+    """Per level (batch, h, w, S, K)."""
     reference, levels = Reference(tensors), []
     for level in range(len(grids)):
         pictures = []
         for b in range(len(grids[0])):
             logits = reference.logits([grid[b] for grid in grids], level, quality)
-            rows = [[reference.frequencies(one) for one in row] for row in logits]
-            pictures.append(np.array(rows))
+            rows = [reference.frequencies(row) for row in logits.reshape(-1, logits.shape[3])]
+            pictures.append(np.array(rows).reshape(logits.shape))
         levels.append(np.stack(pictures))
     return levels
 
@@ -217,6 +239,10 @@ def test_the_reference_reaches_every_clamp(monkeypatch: pytest.MonkeyPatch) -> N
     for level in range(len(CONFIG.levels)):
         reference.logits([grid[0] for grid in grids], level, 37)
     assert set(np.concatenate(seen).tolist()) == {-255, -128, 0, 128, 255}
+    for level, grid in enumerate(grids):
+        sums = reference.embedding_sums(level, grid[0])
+        if grid.shape[3] > 1:
+            assert sums.min() < -255 and sums.max() > 255
 
 
 def test_frequencies_are_positive_and_sum_to_the_total() -> None:
@@ -224,7 +250,7 @@ def test_frequencies_are_positive_and_sum_to_the_total() -> None:
     for _, frequencies in walk_known(prior, grids, 100):
         assert frequencies.dtype == np.float64
         assert frequencies.min() >= 1
-        assert (frequencies.sum(axis=2) == 2**24).all()
+        assert (frequencies.sum(axis=3) == 2**24).all()
         assert (frequencies == np.floor(frequencies)).all()
 
 
@@ -234,11 +260,11 @@ def test_the_order_is_level_then_wavefront_then_row() -> None:
     def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
         visited.extend((front.level, i, j) for i, j in zip(front.rows, front.cols, strict=True))
         assert len(set((front.cols + 2 * front.rows).tolist())) == 1
-        return np.zeros(frequencies.shape[:2], np.int64)
+        return np.zeros(frequencies.shape[:3], np.int64)
 
     shapes = shapes_from((3, 4))[:3]
     grids = walk(ExactPrior(CONFIG, tiny_tensors(0, 1.0)), shapes, 0, choose)
-    assert [grid.shape for grid in grids] == [(1, 3, 4), (1, 3, 4), (1, 6, 8)]
+    assert [grid.shape for grid in grids] == [(1, 3, 4, 1), (1, 3, 4, 2), (1, 6, 8, 1)]
     every = [
         (level, i, j) for level, (h, w) in enumerate(shapes) for i in range(h) for j in range(w)
     ]
@@ -259,15 +285,15 @@ def test_many_chunks_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> Non
         np.testing.assert_array_equal(all_of(level), whole[level])
     np.testing.assert_allclose(cross_entropy_bits(prior, grids, 60), bits)
     for level, frequencies in enumerate(whole):
-        shape = grids[level].shape
-        assert frequencies.shape == (2, shape[1] * shape[2], CONFIG.levels[level].codebook_size)
+        (_, height, width, slices), spec = grids[level].shape, CONFIG.levels[level]
+        assert frequencies.shape == (2, height * width, slices, spec.codebook_size)
 
 
 def test_bad_arguments_are_refused() -> None:
     prior, grids = ExactPrior(CONFIG, tiny_tensors(0, 1.0)), random_grids((2, 3), 1, 0)
 
     def first(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        return np.zeros(frequencies.shape[:2], np.int64)
+        return np.zeros(frequencies.shape[:3], np.int64)
 
     for shapes in ([], [(2, 3), (3, 2)], [(2, 3), (2, 3), (4, 7)], [(0, 3)], [(1, 1)] * 6):
         with pytest.raises(ValueError):
@@ -277,9 +303,14 @@ def test_bad_arguments_are_refused() -> None:
             walk(prior, [(2, 3)], quality, first)
     for bad in (-1, 7):
         with pytest.raises(ValueError, match="codebook"):
-            cross_entropy_bits(prior, [np.full((1, 2, 3), bad)], 0)
-    with pytest.raises(ValueError, match="batch"):
-        cross_entropy_bits(prior, [grids[0], np.repeat(grids[1], 2, axis=0)], 0)
+            cross_entropy_bits(prior, [np.full((1, 2, 3, 1), bad)], 0)
+    second = grids[1]  # of two slices
+    for wrong in (np.repeat(second, 2, axis=0), second[..., :1], second[..., 0], second[..., None]):
+        with pytest.raises(ValueError, match="shape"):
+            cross_entropy_bits(prior, [grids[0], wrong], 0)
+    second[0, 1, 2, 1] = 5
+    with pytest.raises(ValueError, match="codebook"):
+        cross_entropy_bits(prior, grids[:2], 0)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +327,10 @@ def test_bad_arguments_are_refused() -> None:
         ("prior.16.up.weight", lambda t: t.T),
         ("prior.level1.embedding", lambda t: t * 0 - 256),
         ("prior.level3.output.bias", lambda t: t * 0 + (-(2**31))),
+        ("prior.level4.embedding", lambda t: t.swapaxes(0, 1)),
+        ("prior.level4.embedding", lambda t: t[0]),
+        ("prior.level4.output.weight", lambda t: t.reshape(-1, 3, 4)),
+        ("prior.level4.output.bias", lambda t: t[:, :4]),
         ("prior.level0.condition", lambda t: t[:100]),
         ("prior.level0.condition", None),
     ],

@@ -15,8 +15,8 @@ from vqcodec.prior import Prior, freeze
 
 CONFIG = ModelConfig(
     name="tiny",
-    levels=(Level(16, 12), Level(16, 9), Level(8, 11)),
-    latent_dims=(6, 5),
+    levels=(Level(16, 12), Level(16, 9), Level(8, 11, slices=3)),
+    latent_dims=(6, 6),
     prior=PriorConfig(channels=(8, 6), layers=2),
 )
 
@@ -26,7 +26,7 @@ def random_grids(batch: int, height: int, width: int, seed: int = 0) -> list[tor
     grids = []
     for level in CONFIG.levels:
         factor = 16 // level.stride
-        shape = (batch, height * factor, width * factor)
+        shape = (batch, height * factor, width * factor, level.slices)
         grids.append(torch.randint(level.codebook_size, shape, generator=generator))
     return grids
 
@@ -36,14 +36,13 @@ def test_shapes_and_dtypes(level: int) -> None:
     model, grids = Prior(CONFIG), random_grids(2, 3, 5)
     quality = torch.tensor([0, 100])
     logits = model(grids[: level + 1], quality, level)
-    size = CONFIG.levels[level].codebook_size
-    assert logits.shape == (2, size, *grids[level].shape[1:])
+    assert logits.shape == (*grids[level].shape, CONFIG.levels[level].codebook_size)
     assert logits.dtype == torch.float32
     with torch.autocast("cpu", torch.bfloat16):
         bits = model.coded_bits(grids, quality, level)
     assert bits.shape == (2,) and bits.dtype == torch.float32
-    nats = torch.nn.functional.cross_entropy(logits, grids[level], reduction="none")
-    want = nats.sum((1, 2)) / np.log(2)
+    scores = logits.log_softmax(dim=4).gather(4, grids[level][..., None])
+    want = -scores.flatten(1).sum(1) / np.log(2)
     torch.testing.assert_close(bits, want, rtol=0.02, atol=0.1)
 
 
@@ -54,17 +53,50 @@ def test_a_position_sees_only_earlier_wavefronts_and_coarser_levels(level: int) 
     before = model(grids, torch.tensor([30]), level)
     row, col = 2, 3
     changed = [grid.clone() for grid in grids]
-    changed[level][0, row, col] = (changed[level][0, row, col] + 1) % 9
+    changed[level][0, row, col, 0] = (changed[level][0, row, col, 0] + 1) % 9
     for finer in range(level + 1, len(grids)):
         changed[finer] = torch.zeros_like(changed[finer])
     after = model(changed, torch.tensor([30]), level)
-    moved = ((before - after).abs() > 1e-6).any(dim=1)[0].nonzero()
+    moved = ((before - after).abs() > 1e-6).flatten(3).any(dim=3)[0].nonzero()
     assert len(moved) > 3
+    # So no slice sees another one of its own position.
     assert (moved[:, 1] + 2 * moved[:, 0]).min() > col + 2 * row
     if level:
         changed = [grid.clone() for grid in grids]
         changed[0][0, row, col] = (changed[0][0, row, col] + 1) % 9
-        assert (model(changed, torch.tensor([30]), level) != before).any(dim=1).sum() > 9
+        after = model(changed, torch.tensor([30]), level)
+        assert (after != before).flatten(3).any(dim=3).sum() > 9
+
+
+def test_every_slice_matters_to_later_positions_and_finer_levels() -> None:
+    config = ModelConfig(
+        name="tiny",
+        levels=(Level(16, 9, slices=3), Level(8, 9)),
+        latent_dims=(6, 5),
+        prior=PriorConfig(channels=(8, 6), layers=2),
+    )
+    torch.manual_seed(5)
+    model, quality = Prior(config), torch.tensor([30])
+    grids = [torch.zeros(1, 3, 4, 3, dtype=torch.int64), torch.zeros(1, 6, 8, 1, dtype=torch.int64)]
+    before = [model(grids, quality, level) for level in range(2)]
+    for k in range(3):
+        changed = [grid.clone() for grid in grids]
+        changed[0][0, 1, 1, k] = 4
+        after = [model(changed, quality, level) for level in range(2)]
+        assert (before[0] != after[0])[0, 1, 2].any(dim=1).all()  # in all slices
+        assert (before[1] != after[1])[0, 2:4, 2:4].any()
+
+
+def test_embeddings_of_slices_are_summed_and_clamped() -> None:
+    model = Prior(CONFIG)
+    table = model.tables(2).embedding
+    torch.nn.init.normal_(table, std=6.0)
+    grid = random_grids(2, 2, 3)[2]
+    got = model.embed(2, grid)
+    assert got.shape == (2, 4, 6, 6) and got.abs().max() == prior.LIMIT
+    for b, i, j in [(0, 0, 0), (1, 3, 5), (0, 2, 1), (1, 0, 4)]:
+        want = sum(table[k, grid[b, i, j, k]] for k in range(3))
+        torch.testing.assert_close(got[b, i, j], want.clamp(-prior.LIMIT, prior.LIMIT))
 
 
 def test_quality_and_level_matter() -> None:
@@ -92,18 +124,43 @@ def test_initialisation_predicts_the_finer_latent() -> None:
         return torch.rand(*shape, generator=generator) + 0.5
 
     model = Prior(CONFIG)
-    codebooks = [rand(12, 6), rand(9, 6), rand(11, 5)]
-    sigmas = {16: rand(6), 8: rand(5)}
-    projection = torch.randn(4 * 5, 6, generator=generator)
-    lengths = [rand(16, size) for size in (12, 9, 11)]
+    codebooks = [rand(1, 12, 6), rand(1, 9, 6), rand(3, 11, 2)]
+    sigmas = {16: rand(6), 8: rand(6)}
+    projection = torch.randn(4 * 6, 6, generator=generator)
+    lengths = [rand(16, *codebook.shape[:2]) for codebook in codebooks]
     model.initialise(lengths, codebooks, sigmas, {8: projection})
     torch.testing.assert_close(model.tables(1).bias, -math.log(2) * lengths[1])
-    coarse = model.embed(0, torch.tensor([[[3]]]))
-    torch.testing.assert_close(coarse[0, 0, 0, :6], 0.5 * codebooks[0][3] / sigmas[16])
+    coarse = model.embed(0, torch.tensor([[[[3]]]]))
+    torch.testing.assert_close(coarse[0, 0, 0, :6], 0.5 * codebooks[0][0, 3] / sigmas[16])
     assert (coarse[..., 6:] == 0).all()  # two channels more than coordinates
-    fine = model.trunk(0).upsample(coarse)[0, 1, 0, :5]  # dy 1, dx 0
-    latent = (projection @ codebooks[0][3]).reshape(2, 2, 5)[1, 0]
+    fine = model.trunk(0).upsample(coarse)[0, 1, 0]  # dy 1, dx 0
+    latent = (projection @ codebooks[0][0, 3]).reshape(2, 2, 6)[1, 0]
     torch.testing.assert_close(fine, 0.5 * latent / sigmas[8])
+
+
+def test_initialised_slices_embed_near_codes_nearby() -> None:
+    config = ModelConfig(
+        name="tiny",
+        levels=(Level(8, 200, slices=12),),
+        latent_dims=(48,),
+        prior=PriorConfig(channels=(32,), layers=1),
+    )
+    torch.manual_seed(6)
+    model = Prior(config)
+    codebook = torch.randn(12, 200, 4) * torch.rand(12, 1, 1)
+    codebook[:, 0] = 0
+    codebook[:, 3] = codebook[:, 1] + codebook[:, 2]
+    lengths = torch.rand(16, 12, 200)
+    model.initialise([lengths], [codebook], {8: torch.rand(48)}, {})
+    tables = model.tables(0)
+    torch.testing.assert_close(tables.bias, -math.log(2) * lengths)
+    torch.testing.assert_close(tables.output, 0.2 * tables.embedding)
+    assert (tables.embedding[:, 0] == 0).all()
+    linear = tables.embedding[:, 1] + tables.embedding[:, 2]
+    torch.testing.assert_close(tables.embedding[:, 3], linear)
+    # However many the slices, and whatever their scale, the sum is as large as one embedding.
+    total = model.embed(0, torch.randint(200, (4, 16, 16, 12)))
+    assert float(total.detach().std()) == pytest.approx(0.5, rel=0.1)
 
 
 def test_frozen_constants_agree() -> None:
@@ -130,15 +187,16 @@ def patterned_grids(generator: torch.Generator) -> list[torch.Tensor]:
     coarse = (start + slope * i + j + noise) % 12
     middle = (coarse * 5 + noise) % 9
     fine = coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    fine = fine[..., None] * torch.tensor([1, 3, 5])  # slices that know of each other
     fine = (fine + torch.randint(3, fine.shape, generator=generator)) % 11
-    return [coarse, middle, fine]
+    return [coarse[..., None], middle[..., None], fine]
 
 
 def test_freezing_costs_under_half_a_percent(capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(3)
     model, generator = Prior(CONFIG), torch.Generator().manual_seed(4)
     optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
-    for _ in range(150):
+    for _ in range(80):
         grids = patterned_grids(generator)
         quality = torch.randint(101, (6,), generator=generator)
         bits = torch.stack([model.coded_bits(grids, quality, level).mean() for level in range(3)])
@@ -155,5 +213,5 @@ def test_freezing_costs_under_half_a_percent(capsys: pytest.CaptureFixture[str])
     loss = sum(exact) / sum(floats) - 1
     with capsys.disabled():
         print(f" [freezing costs {100 * loss:+.3f} % of {sum(floats):.0f} bits]", end="")
-    assert sum(floats) < 0.7 * uniform  # it learned something
+    assert sum(floats) < 0.6 * uniform  # it learned something
     assert loss < 0.005

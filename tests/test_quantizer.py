@@ -54,19 +54,134 @@ def test_every_level_brings_the_latent_nearer(name: str) -> None:
     assert errors[-1] < 0.3 * errors[0]
 
 
-def test_nearest_code_and_zero_code() -> None:
-    config = TINY["vq-vae"]
+@pytest.mark.parametrize(("name", "level"), [("vq-vae", 0), ("residual", 2), ("residual", 4)])
+def test_nearest_code_and_zero_code(name: str, level: int) -> None:
+    config = TINY[name]
     _, quantizer, latent = prepared(config)
-    codebook = quantizer.buffer("codebook", 0)
-    assert (codebook[0] == 0).all()
-    vectors = quantizer.gather(latent, 8)
-    free = torch.zeros(len(latent), len(codebook))
-    indices = quantizer.assign(0, vectors, torch.full((len(latent),), 50.0), free)
-    slow = torch.cdist(vectors, codebook.expand(len(latent), -1, -1)).argmin(2)
-    assert (indices == slow).float().mean() > 0.999  # ties and rounding
+    codebook = quantizer.buffer("codebook", level)
+    slices, size, _ = codebook.shape
+    assert slices == config.levels[level].slices
+    assert (codebook[:, 0] == 0).all() and (codebook[:, 1:] != 0).any(dim=2).all()
+    vectors = quantizer.gather(latent, config.levels[level].stride)
+    quality = torch.full((len(latent),), 50.0)
+    free = torch.zeros(len(latent), slices, size)
+    indices = quantizer.assign(level, vectors, quality, free)
+    for k in range(slices):  # channel c belongs to slice c mod S
+        slow = torch.cdist(vectors[:, :, k::slices], codebook[k].expand(len(latent), -1, -1))
+        assert (indices[..., k] == slow.argmin(2)).float().mean() > 0.999  # ties and rounding
     never = torch.full_like(free, 1e6)
-    never[:, 0] = 0
-    assert (quantizer.assign(0, vectors, torch.full((len(latent),), 50.0), never) == 0).all()
+    never[:, :, 0] = 0
+    assert (quantizer.assign(level, vectors, quality, never) == 0).all()
+    never[:, -1] = 0  # what a code costs in one slice says nothing about the others
+    mixed = quantizer.assign(level, vectors, quality, never)
+    assert (mixed[..., :-1] == 0).all()
+    torch.testing.assert_close(mixed[..., -1], indices[..., -1])
+
+
+@pytest.mark.parametrize(("name", "level"), [("vq-vae", 0), ("residual", 2), ("residual", 4)])
+def test_vectors_made_of_codes_are_assigned_those_codes(name: str, level: int) -> None:
+    torch.manual_seed(2)
+    quantizer = Quantizer(TINY[name])
+    codebook = quantizer.buffer("codebook", level).normal_()
+    slices, size, dim = codebook.shape
+    indices = torch.randint(size, (3, 7, slices))
+    vectors = quantizer.look_up(level, indices)
+    assert vectors.shape == (3, 7, slices * dim)
+    for c in range(slices * dim):
+        want = codebook[c % slices, indices[..., c % slices], c // slices]
+        assert torch.equal(vectors[..., c], want)
+    parts = quantizer.cut(level, vectors)
+    assert torch.equal(parts, codebook[torch.arange(slices), indices])
+    free, quality = torch.zeros(3, slices, size), torch.tensor([0.0, 50.0, 100.0])
+    assert torch.equal(quantizer.assign(level, vectors, quality, free), indices)
+
+
+def test_errors_are_differences_of_squared_distances() -> None:
+    torch.manual_seed(3)
+    quantizer = Quantizer(TINY["residual"])
+    codebook = quantizer.buffer("codebook", 4).normal_()
+    vectors, offset = torch.randn(2, 5, 12), torch.rand(2, 3, 8)
+    errors = quantizer.errors(4, vectors, offset)
+    assert errors.shape == (2, 3, 5, 8)
+    for k in range(3):
+        part = vectors[:, :, None, k::3]
+        want = (part - codebook[k]).square().sum(3) - part.square().sum(3) + offset[:, None, k]
+        torch.testing.assert_close(errors[:, k], want, atol=1e-5, rtol=1e-5)
+
+
+def test_bits_are_the_marginal_lengths_of_all_indices() -> None:
+    _, quantizer, latent = prepared(TINY["residual"])
+    quality = torch.linspace(0, 100, len(latent))
+    quantized = quantizer(latent, quality)
+    for row in (0, 11, 23):
+        bits = 0.0
+        for level, grid in enumerate(quantized.grids):
+            lengths = quantizer.marginal_bits(level, quality[row : row + 1])[0].tolist()
+            for position in grid[row].flatten(0, 1).tolist():
+                bits += sum(lengths[k][index] for k, index in enumerate(position))
+        assert float(quantized.bits[row]) == pytest.approx(bits, rel=1e-4)
+
+
+@pytest.mark.parametrize("level", [2, 4])
+def test_fitting_slices_lowers_the_error(level: int) -> None:
+    config = TINY["residual"]
+    spec = config.levels[level]
+    _, quantizer, _ = prepared(config)
+    dim = config.latent_dim(spec.stride)
+    vectors = torch.randn(96, 10, dim).sign() + 0.1 * torch.randn(96, 10, dim)
+    quality = 80 + 20 * torch.rand(96)
+    indices = quantizer.fit(level, vectors, quality)  # on some of the vectors only
+    assert indices.shape == (96, 10, spec.slices)
+    rest = vectors - quantizer.look_up(level, indices)
+    energy = quantizer.cut(level, vectors).square().sum((0, 1, 3))
+    left = quantizer.cut(level, rest).square().sum((0, 1, 3))
+    assert (left < 0.7 * energy).all()  # in every slice
+    lengths = quantizer.marginal_bits(level, quality)
+    assert torch.equal(indices, quantizer.assign(level, vectors, quality, lengths))
+
+
+def test_levels_worth_counts_up_to_the_last_slice_that_says_something() -> None:
+    quantizer = Quantizer(TINY["residual"])
+    for level in range(5):
+        rates = quantizer.buffer("rate_count", level).zero_()
+        rates[:, :, 0] = 1
+    assert quantizer.levels_worth(0) == quantizer.levels_worth(100) == 1
+    quantizer.buffer("rate_count", 2)[4:, 1, 7] = 0.02
+    quantizer.buffer("rate_count", 4)[8:, 2, 1:3] = 0.004  # 0.8 % of one slice, 0.27 % of all
+    quantizer.buffer("rate_count", 4)[:8, :, 1] = 0.004  # 0.4 % of each
+    assert [quantizer.levels_worth(q) for q in (0, 25, 26, 50, 51, 100)] == [1, 1, 3, 3, 5, 5]
+
+
+def test_prefer_zero_moves_the_uses_of_idle_codes_within_their_slice() -> None:
+    torch.manual_seed(4)
+    config = TINY["residual"]
+    quantizer = Quantizer(config)
+    codebook = quantizer.buffer("codebook", 4).fill_(1.0)
+    codebook[:, 0] = 0
+    codebook[1, 5] = 1e-6
+    weak = (0.2 * config.lambda_at(50) / 4) ** 0.5
+    codebook[2, 3] = weak  # adds next to nothing for the low qualities only
+    rates = quantizer.buffer("rate_count", 4).uniform_(0.1, 1.0)
+    before = rates.clone()
+    quantizer.prefer_zero()
+    torch.testing.assert_close(rates.sum(2), before.sum(2))
+    assert torch.equal(rates[:, 0], before[:, 0])
+    assert (rates[:, 1, 5] == 0).all()
+    torch.testing.assert_close(rates[:, 1, 0], before[:, 1, 0] + before[:, 1, 5])
+    assert (rates[:4, 2, 3] == 0).all() and torch.equal(rates[-4:, 2], before[-4:, 2])
+
+
+def test_statistics_of_slices() -> None:
+    quantizer = Quantizer(TINY["residual"])
+    rates = quantizer.buffer("rate_count", 4).zero_()
+    rates[:, 0] = 1  # all 8 codes
+    rates[:, 1, :2] = 4
+    rates[:, 2, 3] = 8
+    quantizer.buffer("code_count", 4).fill_(1.0)[2, :5] = 0.0
+    statistics = quantizer.statistics()
+    assert statistics["marginal_bits"][4] == pytest.approx((3 + 1 + 0) / 3, abs=1e-3)
+    assert statistics["perplexity"][4] == pytest.approx((8 + 2 + 1) / 3, abs=0.1)
+    assert statistics["dead_codes"][4] == 5
 
 
 def test_higher_quality_spends_bits_and_lowers_error() -> None:
@@ -76,17 +191,25 @@ def test_higher_quality_spends_bits_and_lowers_error() -> None:
     assert (latent - low.latent).square().sum() > (latent - high.latent).square().sum()
 
 
-def test_update_moves_codebooks_and_revives_dead_codes() -> None:
+@pytest.mark.parametrize(("name", "level"), [("vq-vae", 0), ("vq-vae-2", 1), ("residual", 4)])
+def test_update_moves_codebooks_and_revives_dead_codes(name: str, level: int) -> None:
     torch.manual_seed(1)
-    _, quantizer, latent = prepared(TINY["vq-vae"])
-    quantizer.buffer("codebook", 0)[5] = 1e3  # far from everything: nobody chooses it
-    quantizer.buffer("code_count", 0)[5] = 0.0
-    before = quantizer.buffer("codebook", 0).clone()
-    quantizer.update(latent, torch.full((len(latent),), 90.0))
-    after = quantizer.buffer("codebook", 0)
-    assert after[5].abs().max() < 100
-    assert not torch.equal(before, after)
-    assert (after[0] == 0).all()
+    _, quantizer, latent = prepared(TINY[name])
+    codebook = quantizer.buffer("codebook", level)
+    which = len(codebook) - 1
+    codebook[which, 5] = 1e3  # far from everything: nobody chooses it
+    quantizer.buffer("code_count", level)[which, 5] = 0.0
+    before = codebook.clone()
+    seen: list[torch.Tensor] = []
+    quality = torch.full((len(latent),), 90.0)
+    quantizer.forward(latent, quality, observe=lambda *args: seen.append(args[1]))
+    quantizer.update(latent, quality)
+    assert (before != codebook)[:, 1:].any(dim=2).any(dim=1).all()  # in every slice
+    assert (codebook[:, 0] == 0).all()
+    if level == 0:  # what other levels leave depends on how they moved
+        rows = quantizer.cut(level, seen[level])[:, :, which].flatten(0, 1)
+        assert (rows - codebook[which, 5]).abs().amax(1).min() < 1e-4
+    assert codebook[which, 5].abs().max() < 100
 
 
 @pytest.mark.parametrize("name", ["vq-vae-2", "residual"])

@@ -14,7 +14,8 @@ from PIL import Image
 from vqcodec import registry, train
 from vqcodec.drawings import draw
 from vqcodec.errors import ImageError, ModelError
-from vqcodec.objective import proxy_bits, spread_quality
+from vqcodec.objective import prior_loss, proxy_bits, spread_quality
+from vqcodec.prior import Prior
 
 
 def options(tmp_path: Path, **changes: Any) -> train.TrainOptions:
@@ -174,7 +175,53 @@ def test_proxy_counts_bits_above_the_water_level() -> None:
     torch.testing.assert_close(doubled, torch.full((2,), 48.0), atol=3.0, rtol=0)
 
 
+def test_prior_loss_leaves_out_levels_that_a_file_would_not_have() -> None:
+    torch.manual_seed(0)
+    config = TINY["residual"]
+    prior, quality = Prior(config), torch.tensor([10, 50, 90])
+    grids = [
+        torch.randint(level.codebook_size, (3, *shape, level.slices))
+        for level, shape in zip(config.levels, config.grid_shapes(32, 48), strict=True)
+    ]
+    coded = torch.tensor([1, 3, 5])
+    loss, per_index = prior_loss(prior, grids, quality, [0, 2, 4], coded, 32 * 48)
+    bits = {k: prior.coded_bits(grids, quality, k)[coded > k] for k in (0, 2, 4)}
+    want = sum(float(b.detach().sum()) for b in bits.values()) / (3 * 32 * 48)
+    assert loss.item() == pytest.approx(want, rel=0.01)  # bfloat16
+    assert {k: len(b) for k, b in bits.items()} == {0: 3, 2: 2, 4: 1}
+    assert per_index == pytest.approx(
+        {k: float(b.detach().mean()) / grids[k][0].numel() for k, b in bits.items()}, rel=0.01
+    )
+    loss, per_index = prior_loss(prior, grids, quality, [0, 4], coded - 1, 32 * 48)
+    assert list(per_index) == [0]
+    loss.backward()
+    grad = prior.tables(0).bias.grad
+    assert grad is not None
+    used = quality[1:] * 16 // 101  # not the row of the quality that codes no level
+    assert grad.abs().sum((1, 2)).nonzero().flatten().tolist() == used.tolist()
+
+
 def test_spread_quality_covers_the_scale() -> None:
     torch.manual_seed(0)
     quality = spread_quality(10)
     assert ((quality >= torch.arange(10) * 10) & (quality <= torch.arange(1, 11) * 10)).all()
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu"])
+def test_a_device_that_is_not_here_is_refused(
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = train.TrainOptions(output=tmp_path / "w.safetensors", steps=1, device=device)
+    with pytest.raises(ModelError, match=f"device '{device}' is not here"):
+        train.run(options, print)
+    assert not list(tmp_path.iterdir())
+
+
+def test_device_and_batch_are_decided_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for gpu, device, batch in ((False, "cpu", 8), (True, "cuda", 64)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        settled = train._settled(train.TrainOptions(output=tmp_path / "w.safetensors"))
+        assert (settled.device, settled.batch) == (device, batch)

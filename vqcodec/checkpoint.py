@@ -34,6 +34,8 @@ class Saved:
 
     def restore_generators(self, rng: np.random.Generator) -> None:
         torch.set_rng_state(self.tensors["rng"])
+        if "rng_cuda" in self.tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(self.tensors["rng_cuda"])
         rng.bit_generator.state = self.meta["numpy_rng"]
 
     def restore_loop(
@@ -71,6 +73,8 @@ class Checkpoint:
     ) -> None:
         """Write everything that the rest of the run depends on."""
         tensors = {"rng": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            tensors["rng_cuda"] = torch.cuda.get_rng_state()
         for name, module in {**modules, "averaged": averaged}.items():
             tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
         for index, state in optimizer.state_dict()["state"].items():

@@ -2,13 +2,13 @@
 
 The coder has a 64-bit state and 32-bit words. Its decoder reads two words before the first index
 and one more whenever its range falls below 2**32, so after any index it has read exactly
-2 + (number of such falls) words: `_WordsRead` counts them. That count makes a level decodable
+2 + (number of such falls) words: `_WordsRead` counts them. That count makes levels decodable
 from a prefix of the payload, and reading past the end an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from constriction import stream
@@ -19,7 +19,7 @@ from vqcodec.exact_prior import ExactPrior, Frequencies, Front, Indices, walk, w
 
 __all__ = ["GridReader", "GridWriter", "IndexGrid", "decode_grids", "encode_grids"]
 
-IndexGrid = NDArray[np.int32]  # (h, w)
+IndexGrid = NDArray[np.int32]  # (h, w, S)
 
 KIND = b"payload"
 WORD_BYTES = 4
@@ -32,7 +32,7 @@ def encode_grids(
 
     Args:
         prior: frozen prior, bit for bit the one that the decoder loads.
-        grids: one (h, w) int32 array per level, coarse first, values in [0, K); may stop early.
+        grids: one (h, w, S) int32 array per level, coarse first, values in [0, K); may stop early.
         quality: 0..100, part of what the prior is told.
     Returns:
         Payload, a whole number of little-endian 32-bit words, and how many of its words a decoder
@@ -54,6 +54,7 @@ def decode_grids(
     shapes: Sequence[tuple[int, int]],
     quality: int,
     level_words: Sequence[int],
+    check: Callable[[list[IndexGrid]], None] | None = None,
 ) -> list[IndexGrid]:
     """Decode the index grids of one tile, as many levels as arrived completely.
 
@@ -62,9 +63,11 @@ def decode_grids(
         payload: what `encode_grids` made, or the beginning of it.
         shapes: (h, w) per level, coarse first; fewer than were coded to stop early.
         quality: 0..100, as encoded.
-        level_words: the words that each coded level needs, as `encode_grids` returned them.
+        level_words: the words that each coded level needs, as `encode_grids` returned them, or
+            those that a later level needs: levels with equal counts arrive together.
+        check: told the grids so far after each level; what it raises saves decoding the rest.
     Returns:
-        One (h, w) int32 array per level that arrived; values in [0, K).
+        One (h, w, S) int32 array per level that arrived; values in [0, K).
     Raises:
         CorruptChunk: the words are not those of a payload with these levels.
         ValueError: shapes or quality out of range, more shapes than levels were coded.
@@ -75,7 +78,12 @@ def decode_grids(
     arrived = min(reader.levels_arrived, len(shapes))
     if arrived == 0:
         return []
-    grids = walk(prior, shapes[:arrived], quality, reader.pull)
+
+    def done(grids: list[IndexGrid]) -> None:
+        if check:
+            check([grid[0] for grid in grids])
+
+    grids = walk(prior, shapes[:arrived], quality, reader.pull, done=done)
     reader.finish()
     return [grid[0] for grid in grids]
 
@@ -90,17 +98,17 @@ class GridWriter:
         self._level_words: list[int] = []
 
     def push(self, front: Front, frequencies: Frequencies, indices: Indices) -> None:
-        """Encode the indices (1, n) of a front under its frequencies (1, n, K).
+        """Encode the indices (1, n, S) of a front under its frequencies (1, n, S, K).
 
         Raises:
             ValueError: an index lies outside [0, K).
         """
-        if indices.min() < 0 or indices.max() >= frequencies.shape[2]:
-            raise ValueError(f"an index lies outside its codebook of {frequencies.shape[2]}")
+        if indices.min() < 0 or indices.max() >= frequencies.shape[3]:
+            raise ValueError(f"an index lies outside its codebook of {frequencies.shape[3]}")
         if front.level != self._level:
             self._level_words.append(self._words_read())
             self._level = front.level
-        symbols = np.ascontiguousarray(indices[0], dtype=np.int32)
+        symbols = np.ascontiguousarray(indices.ravel(), dtype=np.int32)
         self._encoder.encode(symbols, self._model, as_weights(frequencies))
 
     def finish(self) -> tuple[bytes, list[int]]:
@@ -138,7 +146,7 @@ class GridReader:
         self._read, self._level = _WordsRead(), 0
 
     def pull(self, front: Front, frequencies: Frequencies) -> NDArray[np.int32]:
-        """Decode the indices (1, n) of a front under its frequencies (1, n, K).
+        """Decode the indices (1, n, S) of a front under its frequencies (1, n, S, K).
 
         Raises:
             CorruptChunk: the level has not arrived, or the words do not decode.
@@ -153,10 +161,10 @@ class GridReader:
         except (AssertionError, KeyError, ValueError) as error:
             # What constriction raises on words that no encoder writes.
             raise CorruptChunk(KIND, self._offset(), "words that no encoder writes") from error
-        self._read.count(frequencies[0, np.arange(len(symbols)), symbols])
+        self._read.count(frequencies.reshape(len(symbols), -1)[np.arange(len(symbols)), symbols])
         if self._read.words > self._level_words[front.level] + 1:
             raise CorruptChunk(KIND, self._offset(), f"level {front.level} needs more words")
-        return np.asarray(symbols, dtype=np.int32)[None]
+        return np.asarray(symbols, dtype=np.int32).reshape(frequencies.shape[:3])
 
     def finish(self) -> None:
         """Check that the last level pulled ended where it should.
@@ -168,6 +176,8 @@ class GridReader:
 
     def _end_level(self) -> None:
         expected = self._level_words[self._level]
+        if expected in self._level_words[self._level + 1 : self._level + 2]:
+            return  # only the last of several levels is known to end there
         if min(self._read.words, self._level_words[-1]) != expected:
             reason = f"level {self._level} took {self._read.words} words, not {expected}"
             raise CorruptChunk(KIND, self._offset(), reason)
@@ -194,7 +204,8 @@ class _WordsRead:
 
 
 def as_weights(frequencies: Frequencies) -> NDArray[np.float64]:
-    """(1, n, K) -> (n, K), what constriction takes."""
+    """(1, n, S, K) -> (n S, K), what constriction takes: the slices of a position in a row."""
     # constriction rescales weights to sum to 2**24 - K, then adds 1 to each. Weights that already
     # have that sum make its scale exactly 1.0: our integers pass through unrounded on any machine.
-    return np.ascontiguousarray(frequencies[0] - 1, dtype=np.float64)
+    rows = frequencies.reshape(-1, frequencies.shape[3]) - 1
+    return np.ascontiguousarray(rows, dtype=np.float64)

@@ -1,7 +1,6 @@
 """Frozen configuration of a model, checked when built, to and from JSON."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -14,13 +13,18 @@ RATE_BINS = 16  # ranges of quality that have index statistics of their own
 
 @dataclass(frozen=True)
 class Level:
-    """One index grid: an index per `stride` x `stride` pixels, out of `codebook_size` codes."""
+    """One index grid: `slices` indices per `stride` x `stride` pixels, of `codebook_size` codes.
+
+    With several slices the level is a product quantiser (Jegou et al. 2011): the latent channels
+    are cut into slices of equal width, each with a codebook of its own.
+    """
 
     stride: int
     codebook_size: int
+    slices: int = 1
 
     def __post_init__(self) -> None:
-        _check_integers("level", (self.stride, self.codebook_size), 1, 4096)
+        _check_integers("level", (self.stride, self.codebook_size, self.slices), 1, 4096)
         if self.stride not in (1, 2, 4, 8, 16, 32, 64):
             raise ValueError(f"stride must be a power of two up to 64, got {self.stride}")
         if self.codebook_size < 2:
@@ -50,8 +54,8 @@ class ModelConfig:
         encoder: channels of the encoder branch, then its residual blocks.
         decoder: (channels, blocks) at twice, once and half the finest stride.
         prior: size of the prior.
-        lambdas: squared error (pixels in 0..1, summed over RGB) that one bit must save
-            at quality 0 and at quality 100; log-linear between.
+        lambdas: squared error (pixels in 0..1, summed over RGB) that one bit must save,
+            at equal steps of quality from 0 to 100; log-linear between.
     """
 
     name: str
@@ -60,7 +64,7 @@ class ModelConfig:
     prior: PriorConfig
     encoder: tuple[int, int] = (128, 2)
     decoder: tuple[tuple[int, int], ...] = ((256, 2), (128, 2), (64, 2))
-    lambdas: tuple[float, float] = (0.3, 0.0012)
+    lambdas: tuple[float, ...] = (0.3, 0.019, 0.0002)
 
     def __post_init__(self) -> None:
         strides = [level.stride for level in self.levels]
@@ -75,8 +79,13 @@ class ModelConfig:
         for dim, stride in zip(self.latent_dims, self.strides, strict=True):
             if dim > 3 * stride * stride:
                 raise ValueError(f"stride {stride} has at most {3 * stride**2} latent channels")
+        for level in self.levels:
+            if self.latent_dim(level.stride) % level.slices:
+                raise ValueError(f"{level.slices} slices do not divide the latent channels")
         self._check_branches()
-        if len(self.lambdas) != 2 or not math.inf > self.lambdas[0] >= self.lambdas[1] > 0:
+        falling = sorted(self.lambdas, reverse=True)
+        bounded = all(0 < value < 1e9 for value in self.lambdas)  # integers, too, have no end
+        if len(self.lambdas) < 2 or list(self.lambdas) != falling or not bounded:
             raise ValueError(f"lambdas must fall with quality and be positive, got {self.lambdas}")
 
     def _check_branches(self) -> None:
@@ -102,14 +111,29 @@ class ModelConfig:
 
     def lambda_at(self, quality: float) -> float:
         """Squared error per bit at a quality 0..100."""
-        first, last = self.lambdas
-        return float(first * (last / first) ** (quality / 100))
+        place = min(max(quality, 0), 100) / 100 * (len(self.lambdas) - 1)
+        k = min(int(place), len(self.lambdas) - 2)
+        first, last = self.lambdas[k : k + 2]
+        return float(first * (last / first) ** (place - k))
 
     def grid_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(h, w) of each level's grid for a picture, padded to the coarsest stride."""
         coarse = self.levels[0].stride
         rows, cols = -(-height // coarse) * coarse, -(-width // coarse) * coarse
         return [(rows // level.stride, cols // level.stride) for level in self.levels]
+
+    @property
+    def encoder_reach(self) -> int:
+        """How many pixels beyond a block the encoder sees."""
+        return 2 * self.encoder[1] * self.base_stride
+
+    @property
+    def decoder_reach(self) -> int:
+        """How many pixels beyond a pixel the decoder sees, at most."""
+        (_, coarse), (_, middle), (_, fine) = self.decoder
+        # Two convolutions per block, at 2, 1 and 1/2 strides, and the last one; one stride more
+        # because a pixel may lie on the far side of its coarse cell.
+        return self.base_stride * (4 * coarse + 2 * middle + fine + 1) + self.base_stride // 2
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -141,15 +165,15 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
-def _levels(*groups: tuple[int, int, int]) -> tuple[Level, ...]:
-    return tuple(Level(stride, size) for count, stride, size in groups for _ in range(count))
+def _levels(*groups: tuple[int, ...]) -> tuple[Level, ...]:
+    return tuple(Level(*level) for count, *level in groups for _ in range(count))
 
 
 PRESETS = {
     "photo": ModelConfig(
         name="photo",
-        levels=_levels((4, 16, 512), (7, 8, 256)),
-        latent_dims=(192, 96),
+        levels=_levels((4, 16, 512), (7, 8, 256), (2, 8, 256, 24)),
+        latent_dims=(192, 192),
         prior=PriorConfig(channels=(96, 64), layers=4),
     ),
     # The two ancestors, as configurations of the same code.

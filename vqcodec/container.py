@@ -3,13 +3,14 @@
 The layout and the field names are those of docs/format.md, sections 2 and 3:
 
     magic version flags model_id width height quality level_count | (words check)* | crc
-    payload: 32-bit words, level after level
+    payload: 32-bit words, part after part, and in each part tile after tile
     chunks announced by flags, in the order of the flag bits: size data crc
 
 One CRC-32 in the header covers header and payload and is verified as soon as the payload is all
 there; each chunk ends with a CRC-32 of its own. A file that was cut has no payload CRC to verify:
-there the 16-bit check of each level's decoded indices takes over. It is stored mixed with a CRC-16
-of the fields before the level table, so a cut file with a damaged size or model id fails it too.
+there the 16-bit checks of the decoded indices take over, one for each part of each tile. They are
+stored mixed with a CRC-16 of the fields before the part table, so a cut file with a damaged size or
+model id fails them too.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from __future__ import annotations
 import binascii
 import zlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
 from vqcodec.errors import CorruptChunk, NotVqcodecFile, UnsupportedVersion
 
 if TYPE_CHECKING:  # `info` and the Pillow plug-in parse headers without waiting for NumPy
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 __all__ = [
@@ -30,16 +34,19 @@ __all__ = [
     "EXIF",
     "ICC",
     "MAGIC",
-    "MAX_HEADER_BYTES",
     "MAX_LEVELS",
     "MAX_METADATA_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE",
+    "TILE",
     "VERSION",
     "XMP",
     "Container",
-    "LevelEntry",
+    "Part",
     "checksum_indices",
+    "levels_per_part",
+    "part_count",
+    "tile_count",
     "pack",
     "parse",
 ]
@@ -59,19 +66,20 @@ _KNOWN_FLAGS: Final = _GREY_FLAG | sum(_CHUNK_FLAGS.values())
 MAX_SIDE: Final = 2**24  # samples
 MAX_PIXELS: Final = 500_000_000  # default of `parse`
 MAX_LEVELS: Final = 64
+MAX_PARTS: Final = 8
+TILE: Final = 1024  # no tile is larger than this, in pixels on a side
 MAX_METADATA_BYTES: Final = 2**26  # per ICC, EXIF or XMP chunk
-MAX_HEADER_BYTES: Final = 14 + 2 * 4 + 2 + MAX_LEVELS * (5 + 2) + 4  # enough to parse any header
 _BLOCK: Final = 256  # no model pads further than to a multiple of this
 
 
 @dataclass(frozen=True)
-class LevelEntry:
-    """One row of the level table.
+class Part:
+    """One row of the part table: some levels of one tile.
 
     Attributes:
-        words: 32-bit payload words that this level adds: with the words of the levels before it
-            and these, the level can be decoded.
-        check: `checksum_indices` of the level's index grid, 0..65535.
+        words: 32-bit payload words that this part adds: with the words of the tile's parts before
+            it and these, its levels can be decoded.
+        check: `checksum_indices` of the tile's index grids of the part's levels, 0..65535.
     """
 
     words: int
@@ -86,9 +94,11 @@ class Container:
         width, height: size of the unpadded picture in pixels, 1..2**24 each.
         quality: 0..100.
         model_id: first 8 bytes of the SHA-256 of the weights file.
-        levels: one entry per level, coarse first, 1..64 of them.
-        payload: little-endian 32-bit words of the range coder, level after level; shorter than
-            the level table says only when a cut file was parsed.
+        level_count: 1..64.
+        parts: one entry per `levels_per_part` levels, coarse first, and tile, row by row: all
+            tiles of the first part, then all tiles of the second.
+        payload: little-endian 32-bit words of the range coders in the order of `parts`; shorter
+            than the part table says only when a cut file was parsed.
         grey: the picture is greyscale; a decoder gives one channel.
         chunks: (kind, bytes) pairs, each of `ALPHA`, `ICC`, `EXIF`, `XMP` at most once.
         lost: kinds of chunks that a cut file announces and does not hold.
@@ -100,27 +110,26 @@ class Container:
     height: int
     quality: int
     model_id: bytes
-    levels: tuple[LevelEntry, ...]
+    level_count: int
+    parts: tuple[Part, ...]
     payload: bytes
     grey: bool = False
     chunks: tuple[tuple[bytes, bytes], ...] = ()
     lost: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (1 <= self.width <= MAX_SIDE and 1 <= self.height <= MAX_SIDE):
-            raise ValueError(f"size {self.width} x {self.height} is outside 1..{MAX_SIDE}")
-        if not 0 <= self.quality <= 100:
-            raise ValueError(f"quality {self.quality} is outside 0..100")
+        _check_ranges(self.width, self.height, self.quality, self.level_count)
         if len(self.model_id) != 8:
             raise ValueError(f"model_id has {len(self.model_id)} bytes instead of 8")
-        if not 1 <= len(self.levels) <= MAX_LEVELS:
-            raise ValueError(f"{len(self.levels)} levels instead of 1..{MAX_LEVELS}")
-        most = _max_words(self.width, self.height)
-        for entry in self.levels:
+        tiles = tile_count(self.width, self.height)
+        if len(self.parts) != part_count(self.level_count) * tiles:
+            raise ValueError(f"{len(self.parts)} parts: {self.level_count} levels, {tiles} tiles")
+        most = self.levels_per_part * _max_words(self.width, self.height)
+        for entry in self.parts:
             if not (0 <= entry.words <= most and 0 <= entry.check <= 0xFFFF):
                 raise ValueError(f"{entry} is out of range")
-        if len(self.payload) % 4 or len(self.payload) > 4 * self.word_ends[-1]:
-            raise ValueError(f"payload of {len(self.payload)} bytes does not fit the level table")
+        if len(self.payload) % 4 or len(self.payload) > 4 * self.num_words:
+            raise ValueError(f"payload of {len(self.payload)} bytes does not fit the part table")
         self._check_chunks()
 
     def _check_chunks(self) -> None:
@@ -132,40 +141,98 @@ class Container:
                 raise ValueError(f"chunk {kind!r} is too large: {len(data)} bytes")
 
     @property
-    def word_ends(self) -> tuple[int, ...]:
-        """Words that must be present for each level, cumulative: the inverse of `words`."""
-        return tuple(accumulate(entry.words for entry in self.levels))
+    def levels_per_part(self) -> int:
+        """Every part has so many levels; the last one may have fewer."""
+        return levels_per_part(self.level_count)
+
+    @property
+    def num_words(self) -> int:
+        """Words of the whole payload."""
+        return sum(part.words for part in self.parts)
+
+    def tile_parts(self, tile: int) -> tuple[Part, ...]:
+        """The entries of one tile, coarse first."""
+        return self.parts[tile :: tile_count(self.width, self.height)]
+
+    def tile_word_ends(self, tile: int) -> tuple[int, ...]:
+        """Words of the tile that must be present for each level: those up to its part's end."""
+        totals = accumulate(part.words for part in self.tile_parts(tile))
+        ends = [total for total in totals for _ in range(self.levels_per_part)]
+        return tuple(ends[: self.level_count])
+
+    def tile_payload(self, tile: int) -> bytes:
+        """The words of one tile, as far as whole parts of it have arrived."""
+        step, pieces = tile_count(self.width, self.height), []
+        for number in range(tile, len(self.parts), step):
+            start, end = self._offsets[number : number + 2]
+            if end > len(self.payload):
+                break
+            pieces.append(self.payload[start:end])
+        return b"".join(pieces)
+
+    @cached_property
+    def _offsets(self) -> list[int]:
+        """Bytes of payload before each entry, and before the end."""
+        return [0, *accumulate(4 * part.words for part in self.parts)]
 
     @property
     def levels_present(self) -> int:
-        """How many levels, from the coarsest on, the payload is long enough for."""
-        num_words = len(self.payload) // 4
-        return sum(end <= num_words for end in self.word_ends)
+        """How many levels, from the coarsest on, have arrived for every tile."""
+        entries = sum(end <= len(self.payload) for end in self._offsets[1:])
+        whole = entries // tile_count(self.width, self.height)
+        return min(whole * self.levels_per_part, self.level_count)
 
     @property
     def complete(self) -> bool:
         """Whether nothing was cut off; `pack` takes only complete containers."""
-        return len(self.payload) == 4 * self.word_ends[-1] and not self.lost
+        return len(self.payload) == 4 * self.num_words and not self.lost
 
     def chunk(self, kind: bytes) -> bytes | None:
         """The bytes of the chunk of this kind, or None."""
         return dict(self.chunks).get(kind)
 
 
-def checksum_indices(indices: NDArray[Any]) -> int:
-    """Checksum of one index grid, which proves that a decoder decoded it right.
+def _check_ranges(width: int, height: int, quality: int, level_count: int) -> None:
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise ValueError(f"size {width} x {height} is outside 1..{MAX_SIDE}")
+    if not 0 <= quality <= 100:
+        raise ValueError(f"quality {quality} is outside 0..100")
+    if not 1 <= level_count <= MAX_LEVELS:
+        raise ValueError(f"{level_count} levels instead of 1..{MAX_LEVELS}")
+
+
+def levels_per_part(level_count: int) -> int:
+    """As few as make at most `MAX_PARTS` parts: a level alone is seldom worth an entry's bytes."""
+    return max(1, -(-level_count // MAX_PARTS))
+
+
+def part_count(level_count: int) -> int:
+    """Parts of each tile."""
+    return -(-level_count // levels_per_part(level_count))
+
+
+def tile_count(width: int, height: int) -> int:
+    """Tiles of a picture: as few rows and columns of them as `TILE` allows."""
+    return -(-width // TILE) * -(-height // TILE)
+
+
+def checksum_indices(grids: Sequence[NDArray[Any]]) -> int:
+    """Checksum of the index grids of one part, which proves that a decoder decoded them right.
 
     Args:
-        indices: (h, w) integers in [0, 65536).
+        grids: (h, w, S) integers in [0, 65536) per level.
     Returns:
-        CRC-16/IBM-3740 (polynomial 0x1021, start 0xFFFF, not reflected) over the indices in
-        row-major order as little-endian 16-bit integers, 0..65535.
+        CRC-16/IBM-3740 (polynomial 0x1021, start 0xFFFF, not reflected) over the indices, level
+        after level, in row-major order as little-endian 16-bit integers, 0..65535.
     Raises:
         ValueError: an index does not fit 16 bits.
     """
-    if indices.size and (int(indices.min()) < 0 or int(indices.max()) > 0xFFFF):
-        raise ValueError("an index does not fit 16 bits")
-    return _crc16(indices.astype("<u2").tobytes())  # tobytes is row-major for any strides
+    crc = _crc16(b"")
+    for indices in grids:
+        if indices.size and (int(indices.min()) < 0 or int(indices.max()) > 0xFFFF):
+            raise ValueError("an index does not fit 16 bits")
+        crc = _crc16(indices.astype("<u2").tobytes(), crc)  # row-major for any strides
+    return crc
 
 
 def pack(container: Container) -> bytes:
@@ -183,9 +250,9 @@ def pack(container: Container) -> bytes:
     header += bytes([VERSION, flags])
     header += container.model_id
     header += _varint(container.width) + _varint(container.height)
-    header += bytes([container.quality, len(container.levels)])
+    header += bytes([container.quality, container.level_count])
     mask = _crc16(header)
-    for entry in container.levels:
+    for entry in container.parts:
         header += _varint(entry.words) + (entry.check ^ mask).to_bytes(2, "little")
     header += _crc32(header, container.payload)
     parts = [bytes(header), container.payload]
@@ -200,8 +267,7 @@ def parse(data: bytes, *, allow_truncated: bool = False, max_pixels: int = MAX_P
     """The fields of a `.vqc` file; `pack` is the inverse.
 
     Args:
-        data: the whole file, or with `allow_truncated` its beginning. `MAX_HEADER_BYTES` bytes
-            are always enough for the header.
+        data: the whole file, or with `allow_truncated` its beginning.
         allow_truncated: accept a file that was cut behind its header. The result then has
             `complete` False, the whole words that arrived as payload, and the whole chunks.
         max_pixels: refuse larger pictures.
@@ -212,7 +278,7 @@ def parse(data: bytes, *, allow_truncated: bool = False, max_pixels: int = MAX_P
     """
     reader = _Reader(data)
     header = _parse_header(reader, max_pixels)
-    start, size = reader.offset, 4 * header.word_ends[-1]
+    start, size = reader.offset, 4 * header.num_words
     payload = data[start : start + size]
     if len(payload) == size:
         if _crc32(data[: start - 4], payload) != data[start - 4 : start]:
@@ -277,19 +343,24 @@ def _parse_header(reader: _Reader, max_pixels: int) -> Container:
     model_id = reader.take(8)
     width, height = reader.varint(), reader.varint()
     if width * height > max_pixels:
-        raise reader.corrupt(f"{width} x {height} is more than {max_pixels} pixels")
+        size = f"{width} x {height} is more than {max_pixels} pixels"
+        raise reader.corrupt(f"{size}; --max-pixels sets the limit")
     quality, level_count = reader.take(2)
+    try:  # before the part table, whose length they decide
+        _check_ranges(width, height, quality, level_count)
+    except ValueError as error:  # one list of limits, for writers and readers
+        raise reader.corrupt(str(error)) from error
     mask = _crc16(reader.data[: reader.offset])
-    levels = tuple(
-        LevelEntry(reader.varint(), int.from_bytes(reader.take(2), "little") ^ mask)
-        for _ in range(level_count)
+    parts = tuple(
+        Part(reader.varint(), int.from_bytes(reader.take(2), "little") ^ mask)
+        for _ in range(part_count(level_count) * tile_count(width, height))
     )
     reader.take(4)  # crc: verified when the payload is there
     lost = tuple(kind for kind, flag in _CHUNK_FLAGS.items() if flags & flag)
     grey = bool(flags & _GREY_FLAG)
     try:
-        return Container(width, height, quality, model_id, levels, b"", grey, lost=lost)
-    except ValueError as error:  # one list of limits, for writers and readers
+        return Container(width, height, quality, model_id, level_count, parts, b"", grey, lost=lost)
+    except ValueError as error:
         raise reader.corrupt(str(error)) from error
 
 
@@ -317,8 +388,8 @@ def _parse_chunks(
 
 
 def _max_words(width: int, height: int) -> int:
-    """Most payload words that one level can need: an index costs at most 24 bits, so a word for
-    every pixel of the padded picture is ample at any stride."""
+    """Most payload words that one level of a tile can have: a word for every pixel of the padded
+    picture is more than any needs."""
     blocks = -(-width // _BLOCK) * -(-height // _BLOCK)
     return min(blocks * _BLOCK**2, 2**32 - 1)
 
@@ -338,8 +409,8 @@ def _varint(value: int) -> bytes:
     return bytes(groups)
 
 
-def _crc16(data: bytes | bytearray) -> int:
-    return binascii.crc_hqx(data, 0xFFFF)
+def _crc16(data: bytes | bytearray, start: int = 0xFFFF) -> int:
+    return binascii.crc_hqx(data, start)
 
 
 def _crc32(*parts: bytes | bytearray) -> bytes:

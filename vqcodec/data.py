@@ -38,7 +38,7 @@ def load_folder(folder: Path, smallest: int, note: Callable[[str], None]) -> lis
                 warnings.simplefilter("ignore")
                 factor = min(image.size) // LARGEST_SHORT_SIDE
                 rgb = image.convert("RGB")
-                array = np.asarray(rgb.reduce(factor) if factor > 1 else rgb)
+                array = np.array(rgb.reduce(factor) if factor > 1 else rgb)
         except Exception:  # Pillow's plug-ins raise nearly anything for a damaged file
             unusable += 1
             continue
@@ -71,21 +71,22 @@ class CropSource:
     Args:
         pictures: (H, W, 3) uint8 each.
         seed: of the order and places of the crops.
+        device: where the pictures are kept and crops made.
     """
 
-    def __init__(self, pictures: list[UInt8], seed: int) -> None:
-        self.pictures = pictures
+    def __init__(self, pictures: list[UInt8], seed: int, device: str = "cpu") -> None:
+        self.pictures = [torch.from_numpy(picture).to(device) for picture in pictures]
         self.rng = np.random.default_rng(seed)
         areas = np.array([p.shape[0] * p.shape[1] for p in pictures], np.float64)
         self.chances = areas / areas.sum()
 
     def batch(self, count: int, size: int) -> Tensor:
         """(count, 3, size, size) float32 in 0..1, channels last; half of them mirrored."""
-        crops = np.empty((count, size, size, 3), np.uint8)
-        for row, which in enumerate(self.rng.choice(len(self.pictures), count, p=self.chances)):
+        crops = []
+        for which in self.rng.choice(len(self.pictures), count, p=self.chances):
             picture = self.pictures[which]
             top = self.rng.integers(picture.shape[0] - size + 1)
             left = self.rng.integers(picture.shape[1] - size + 1)
             crop = picture[top : top + size, left : left + size]
-            crops[row] = crop[:, ::-1] if self.rng.random() < 0.5 else crop
-        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 255
+            crops.append(crop.flip(1) if self.rng.random() < 0.5 else crop)
+        return torch.stack(crops).permute(0, 3, 1, 2).float() / 255

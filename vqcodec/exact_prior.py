@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
@@ -32,9 +33,9 @@ __all__ = [
 ]
 
 Array = NDArray[np.floating[Any]]  # integer-valued
-Frequencies = NDArray[np.float64]  # (batch, n, K), >= 1, each row sums to TOTAL
-Indices = NDArray[np.integer[Any]]  # (batch, n)
-Grid = NDArray[np.integer[Any]]  # (batch, h, w)
+Frequencies = NDArray[np.float64]  # (batch, n, S, K), >= 1, each row sums to TOTAL
+Indices = NDArray[np.integer[Any]]  # (batch, n, S)
+Grid = NDArray[np.integer[Any]]  # (batch, h, w, S)
 
 FIRST_TAPS = (
     *((0, -1), (0, -2)),
@@ -52,8 +53,11 @@ QUALITIES = 101
 EXPONENTS = range(3, 16)
 TABLE_SIZE = 1024
 TABLE_UNIT = 2**20
-CHUNK = 1024  # positions computed together where the indices are known; bounds memory
+CHUNK = 1024  # rows computed together where the indices are known; bounds memory
+MANY_ROWS = 256  # in a front; with fewer, a second BLAS thread costs more than it does
 PATCH = 256  # positions unfolded together in the context layers; fits the cache
+
+_BLAS = ThreadpoolController()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +75,9 @@ Choose = Callable[[Front, Frequencies], Indices]
 # -- loading -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Matrix:
-    weight: Array  # (inputs, outputs)
-    exponent: int  # the float weight times 2**exponent
+# Matrices and biases are held divided by a power of two, so that sums come out in the steps of the
+# result, before rounding. In binary floating point this is exact: the integers of the bounds times
+# a power of two.
 
 
 @dataclass(frozen=True)
@@ -82,27 +85,33 @@ class _Layer:
     gate: Array  # (5 C, 2 C)
     context: Array  # (C, 2 C)
     bias: Array  # (2 C,), with the halves of rounding and the offset 64 of the gate
-    scale: Array  # (2 C,), powers of two
     low: Array  # (2 C,): -128 for a, 0 for the gate
-    residual: _Matrix
+    residual: Array  # (C, C)
 
 
 @dataclass(frozen=True)
 class _Trunk:
     channels: int
-    context1: _Matrix
-    context2: _Matrix
-    first: _Matrix
+    context1: Array  # (9 C, C)
+    context2: Array  # (9 C, C)
+    first: Array  # (9 C, C)
     layers: tuple[_Layer, ...]
-    up: _Matrix | None
+    up: Array | None  # (C, f f C')
 
 
 @dataclass(frozen=True)
 class _Tables:
-    embedding: Array  # (K, C)
+    embedding: Array  # (S, K, C)
     condition: Array  # (101, 2, C), 256 steps per unit
-    output: _Matrix  # (C, K)
-    bias: Array  # (RATE_BINS, K), with the half of rounding
+    output: Array  # (C, S K)
+    bias: Array  # (RATE_BINS, S K), with the half of rounding
+
+    def embed(self, indices: NDArray[np.integer[Any]]) -> Array:
+        """Sum over the slices of the embeddings of indices (..., S), clamped: (..., C)."""
+        total: Array = self.embedding[0, indices[..., 0]]
+        for k in range(1, len(self.embedding)):
+            total += self.embedding[k, indices[..., k]]
+        return total if len(self.embedding) == 1 else _clip_activations(total)
 
 
 class _Loader:
@@ -136,10 +145,10 @@ class _Loader:
         largest: int = ACTIVATION_MAX,
         bias: NDArray[np.int64] | int = 0,
         offset: float = 0.5,
-    ) -> _Matrix:
-        """Weight (..., outputs), flattened to (inputs, outputs).
+    ) -> tuple[Array, float]:
+        """Real weights (inputs, outputs) from integers (..., outputs), and the integers' unit.
 
-        Inputs are at most `largest`; `bias` and `offset * 2**exponent` bound what is added to the
+        Inputs are at most `largest`; `bias` and `offset / unit` bound what is added to the integer
         sums, the half of rounding included.
         """
         weight = self.integers(f"{name}.weight", np.int16, *shape).reshape(-1, shape[-1])
@@ -149,36 +158,36 @@ class _Loader:
         sums = np.abs(weight).sum(0) * largest + np.abs(bias) + offset * 2**exponent
         if sums.max() >= ACCUMULATOR_LIMIT:
             raise ModelError(f"prior weights: sums of {name} can reach 2**24")
-        return _Matrix(self.floats(weight), exponent)
+        unit = 2.0**-exponent
+        return self.floats(weight * unit), unit
 
     def floats(self, values: NDArray[Any]) -> Array:
         return np.ascontiguousarray(values, dtype=self.dtype)
 
-    def tables(self, name: str, size: int, channels: int) -> _Tables:
-        bias = self.bias(f"{name}.output", RATE_BINS, size)
-        output = self.matrix(f"{name}.output", channels, size, bias=bias)
+    def tables(self, name: str, slices: int, size: int, channels: int) -> _Tables:
+        bias = self.bias(f"{name}.output", RATE_BINS, slices * size)
+        output, unit = self.matrix(f"{name}.output", channels, slices * size, bias=bias)
         return _Tables(
-            self.activations(f"{name}.embedding", size, channels),
+            self.activations(f"{name}.embedding", slices, size, channels),
             self.floats(self.integers(f"{name}.condition", np.int16, QUALITIES, 2, channels)),
-            output,
-            self.floats(bias + 2 ** (output.exponent - 2)),
+            2 * output,  # from 32 to 64 steps per unit
+            self.floats(2 * bias * unit + 0.5),
         )
 
     def layer(self, name: str, channels: int) -> _Layer:
         bias = self.bias(f"{name}.gate", 2 * channels)
         # The gate is 64 steps more than its sum; its half of rounding is the other 0.5.
-        gate = self.matrix(f"{name}.gate", 6, channels, 2 * channels, bias=bias, offset=64.5)
-        exponent, ones = gate.exponent, np.ones(channels)
-        half = np.concatenate([ones * 2.0 ** (exponent - 3), ones * 64.5 * 2.0**exponent])
+        gate, unit = self.matrix(f"{name}.gate", 6, channels, 2 * channels, bias=bias, offset=64.5)
+        residual, _ = self.matrix(
+            f"{name}.residual", channels, channels, largest=GATE_MAX, offset=2.0
+        )
+        steps = np.repeat([4.0, 1.0], channels)  # a: from 32 to 128 per unit; the gate stays
         return _Layer(
-            gate=self.floats(gate.weight[: 5 * channels]),
-            context=self.floats(gate.weight[5 * channels :]),
-            bias=self.floats(bias + half),
-            scale=self.floats(np.concatenate([ones * 2.0 ** (2 - exponent), ones / 2.0**exponent])),
-            low=self.floats(np.concatenate([-GATE_MAX * ones, 0 * ones])),
-            residual=self.matrix(
-                f"{name}.residual", channels, channels, largest=GATE_MAX, offset=2.0
-            ),
+            gate=self.floats(gate[: 5 * channels] * steps),
+            context=self.floats(gate[5 * channels :] * steps),
+            bias=self.floats(bias * unit * steps + np.repeat([0.5, 64.5], channels)),
+            low=self.floats(np.repeat([-GATE_MAX, 0.0], channels)),
+            residual=residual / 4,  # from 128 to 32
         )
 
     def trunk(
@@ -186,16 +195,16 @@ class _Loader:
     ) -> _Trunk:
         """`finer`: outputs of the upsampling; `added`: largest conditioning value, in steps."""
         context = [
-            self.matrix(f"{name}.context{k}", 9, channels, channels, offset=added + 0.5)
+            self.matrix(f"{name}.context{k}", 9, channels, channels, offset=added + 0.5)[0]
             for k in (1, 2)
         ]
         return _Trunk(
             channels,
             context[0],
             context[1],
-            self.matrix(f"{name}.first", 9, channels, channels),
+            self.matrix(f"{name}.first", 9, channels, channels)[0],
             tuple(self.layer(f"{name}.{i}", channels) for i in range(layers)),
-            None if finer is None else self.matrix(f"{name}.up", channels, finer),
+            None if finer is None else self.matrix(f"{name}.up", channels, finer)[0],
         )
 
 
@@ -222,7 +231,9 @@ class ExactPrior:
         strides, widths = config.strides, config.prior.channels
         width_of = dict(zip(strides, widths, strict=True))
         self.tables = [
-            loader.tables(f"prior.level{k}", level.codebook_size, width_of[level.stride])
+            loader.tables(
+                f"prior.level{k}", level.slices, level.codebook_size, width_of[level.stride]
+            )
             for k, level in enumerate(config.levels)
         ]
         self._trunks: dict[int, _Trunk] = {}
@@ -251,9 +262,8 @@ class ExactPrior:
 # -- context: what the coarser levels say ------------------------------------------------------
 
 
-def _round_shift(sums: Array, shift: int) -> Array:
-    """floor(sums / 2**shift + 1/2), in place."""
-    sums *= 2.0**-shift
+def _round(sums: Array) -> Array:
+    """floor(sums + 1/2), in place."""
     sums += 0.5
     return np.floor(sums, out=sums)
 
@@ -266,7 +276,7 @@ def _multiply(x: Array, weight: Array, out: Array) -> None:
         np.dot(x[start : start + step], weight, out=out[start : start + step])
 
 
-def _conv3x3(x: Array, matrix: _Matrix, added: Array) -> Array:
+def _conv3x3(x: Array, weight: Array, added: Array) -> Array:
     """Unmasked 3x3 layer, zeros outside: (batch, h, w, C) -> the same shape, rounded.
 
     `added` (C,): conditioning, 256 steps per unit.
@@ -286,9 +296,9 @@ def _conv3x3(x: Array, matrix: _Matrix, added: Array) -> Array:
             ]
             np.concatenate(taps, axis=-1, out=patches[:rows])
             flat = patches[:rows].reshape(rows * width, 9 * channels)
-            _multiply(flat, matrix.weight, out[b, top : top + rows].reshape(-1, channels))
-    out += added * 2.0 ** (matrix.exponent - 3)
-    return _round_shift(out, matrix.exponent)
+            _multiply(flat, weight, out[b, top : top + rows].reshape(-1, channels))
+    out += added / 8
+    return _round(out)
 
 
 class _Context:
@@ -299,16 +309,15 @@ class _Context:
         self.total: Array = np.zeros((batch, *shape, prior.trunk(0).channels), prior.dtype)
 
     def add(self, level: int, grid: Grid) -> None:
-        """Take in the indices (batch, h, w) of a level, and move on to the next level's stride."""
+        """Take in the indices (batch, h, w, S) of a level; move on to the next level's stride."""
         prior = self.prior
-        self.total += prior.tables[level].embedding[grid]
+        self.total += prior.tables[level].embed(grid)
         levels = prior.config.levels
         if level + 1 == len(levels) or levels[level + 1].stride == levels[level].stride:
             return
         matrix, factor = prior.trunk(level).up, levels[level].stride // levels[level + 1].stride
         assert matrix is not None
-        base = np.clip(self.total, -ACTIVATION_MAX, ACTIVATION_MAX) @ matrix.weight
-        blocks = _round_shift(base, matrix.exponent)
+        blocks = _round(np.clip(self.total, -ACTIVATION_MAX, ACTIVATION_MAX) @ matrix)
         batch, height, width, _ = blocks.shape
         # Column (dy * f + dx) * C' + c is channel c of the finer position (f i + dy, f j + dx).
         blocks = blocks.reshape(batch, height, width, factor, factor, -1)
@@ -365,14 +374,15 @@ class _LevelCoder:
         self.layer_input = np.empty((most, 5 * channels), dtype)
         self.h, self.u, self.r = np.empty((3, most, channels), dtype)
         self.sums = np.empty((most, 2 * channels), dtype)
-        largest = max(tables.bias.shape[1] for tables in prior.tables)
-        self.logits = np.empty(most * largest, dtype)
-        self.distances = np.empty(most * largest, np.intp)
+        self.most = most
 
     def begin(self, level: int, quality: int, context: Array) -> None:
         """Turn to a level; `context` (batch, h, w, C)."""
         self.bias = self.prior.tables[level].bias[quality * RATE_BINS // QUALITIES]
         self.level, self.tables = level, self.prior.tables[level]
+        self.slices, self.size, _ = self.tables.embedding.shape
+        self.logits = np.empty(self.most * self.bias.size, self.prior.dtype)
+        self.distances = np.empty(self.logits.size, np.intp)
         channels = self.trunk.channels
         flat = context.reshape(self.batch, -1, channels)[:, self.order].swapaxes(0, 1)
         self.context = np.ascontiguousarray(flat).reshape(-1, channels)  # in coding order
@@ -393,25 +403,27 @@ class _LevelCoder:
         return slice(start, start + (last - first) * self.batch)
 
     def place(self, first: int, last: int, indices: Indices, together: bool = True) -> None:
-        """Set the indices (batch, n) of positions whose network outputs are already known."""
+        """Set the indices (batch, n, S) of positions whose network outputs are already known."""
         where = self._where(first, last, together)
-        self.features[0][where] = self.tables.embedding[indices.T.ravel()]
+        rows = indices.swapaxes(0, 1).reshape(-1, self.slices)
+        self.features[0][where] = self.tables.embed(rows)
 
     def frequencies(self, first: int, last: int, together: bool = True) -> Frequencies:
-        """(batch, n, K) of positions first..last, given all indices that they may see."""
+        """(batch, n, S, K) of positions first..last, given all indices that they may see."""
         where = self._where(first, last, together)
         logits = self._network(where, first * self.batch, last * self.batch)
-        shares = self._normalise(logits)
-        result: Frequencies = shares.reshape(last - first, self.batch, -1).swapaxes(0, 1)
+        shares = self._normalise(logits.reshape(-1, self.size))
+        shape = last - first, self.batch, self.slices, self.size
+        result: Frequencies = shares.reshape(shape).swapaxes(0, 1)
         return result
 
     def _network(self, where: slice | NDArray[np.intp], first: int, last: int) -> Array:
-        """Logits (n, K) of the rows first..last."""
+        """Logits (n, S K) of the rows first..last."""
         n, trunk, channels = last - first, self.trunk, self.trunk.channels
         h, u, r, sums = self.h[:n], self.u[:n], self.r[:n], self.sums[:n]
         x = _gather(self.features[0], where, self.first_back, self.first_input[:n])
-        _multiply(x, trunk.first.weight, h)
-        _round_shift(h, trunk.first.exponent)
+        _multiply(x, trunk.first, h)
+        _round(h)  # before the context is added: the bounds of the sums do not allow for it
         h += self.context[first:last]
         _clip_activations(h)
         for k, layer in enumerate(trunk.layers):
@@ -420,22 +432,19 @@ class _LevelCoder:
             x = _gather(features, where, self.layer_back, self.layer_input[:n])
             _multiply(x, layer.gate, sums)
             sums += self.gates[k][first:last]
-            sums *= layer.scale
             np.floor(sums, out=sums)
             np.maximum(sums, layer.low, out=sums)
             np.minimum(sums, GATE_MAX, out=sums)
             np.multiply(sums[:, :channels], sums[:, channels:], out=u)
             u *= 1 / GATE_MAX
             np.floor(u, out=u)
-            _multiply(u, layer.residual.weight, r)
-            _round_shift(r, layer.residual.exponent + 2)  # from 128 to 32 steps per unit
-            h += r
+            _multiply(u, layer.residual, r)
+            h += _round(r)
             _clip_activations(h)
         output, size = self.tables.output, self.bias.size
         logits = self.logits[: n * size].reshape(n, size)
-        _multiply(h, output.weight, logits)
+        _multiply(h, output, logits)
         logits += self.bias
-        logits *= 2.0 ** (1 - output.exponent)  # from 32 to 64 steps per unit
         return np.floor(logits, out=logits)
 
     def _normalise(self, logits: Array) -> NDArray[np.float64]:
@@ -467,9 +476,10 @@ def _gather(
     return np.concatenate([features[where + b] for b in back], axis=1, out=out)
 
 
-def _clip_activations(h: Array) -> None:
+def _clip_activations(h: Array) -> Array:
+    """Clamp to +-255, in place."""
     np.maximum(h, -ACTIVATION_MAX, out=h)
-    np.minimum(h, ACTIVATION_MAX, out=h)
+    return np.minimum(h, ACTIVATION_MAX, out=h)
 
 
 # -- the coding order --------------------------------------------------------------------------
@@ -481,6 +491,7 @@ def walk(
     quality: int,
     choose: Choose,
     batch: int = 1,
+    done: Callable[[list[NDArray[np.int32]]], None] | None = None,
 ) -> list[NDArray[np.int32]]:
     """Visit every position in coding order: by level, then t = j + 2 i, then i.
 
@@ -488,10 +499,12 @@ def walk(
         prior: the frozen prior.
         shapes: (h, w) of the grids of the first levels, coarse first; may stop early.
         quality: 0..100.
-        choose: picks the indices (batch, n) of a front, given its frequencies (batch, n, K).
+        choose: picks the indices (batch, n, S) of a front, given its frequencies
+            (batch, n, S, K).
         batch: pictures walked together.
+        done: told the grids so far, after each level; may stop the walk by an exception.
     Returns:
-        The chosen grids, int32 (batch, h, w) per level.
+        The chosen grids, int32 (batch, h, w, S) per level.
     Raises:
         ValueError: shapes that do not fit the configuration, quality out of range.
     """
@@ -501,21 +514,29 @@ def walk(
     context = _Context(prior, batch, shapes[0])
     coder: _LevelCoder | None = None
     for level, shape in enumerate(shapes):
+        most = min(shape[0], (shape[1] + 1) // 2) * batch
         if coder is None or shape != shapes[level - 1]:
-            most = min(shape[0], (shape[1] + 1) // 2) * batch
             coder = _LevelCoder(prior, level, batch, shape, most)
         coder.begin(level, quality, context.layers(level, quality))
-        grid = np.empty((batch, *shape), np.int32)
-        first = 0
-        for last in coder.ends:
-            front = coder.front(first, last)
-            indices = choose(front, coder.frequencies(first, last))
-            grid[:, front.rows, front.cols] = indices
-            coder.place(first, last, indices)
-            first = last
+        with _BLAS.limit(limits=1 if most < MANY_ROWS else None, user_api="blas"):
+            grid = _walk_level(coder, shape, choose)
         grids.append(grid)
+        if done:
+            done(grids)
         context.add(level, grid)
     return grids
+
+
+def _walk_level(coder: _LevelCoder, shape: tuple[int, int], choose: Choose) -> NDArray[np.int32]:
+    grid = np.empty((coder.batch, *shape, coder.slices), np.int32)
+    first = 0
+    for last in coder.ends:
+        front = coder.front(first, last)
+        indices = choose(front, coder.frequencies(first, last))
+        grid[:, front.rows, front.cols] = indices
+        coder.place(first, last, indices)
+        first = last
+    return grid
 
 
 def walk_known(
@@ -526,7 +547,7 @@ def walk_known(
     Knowing the indices, it computes many fronts at once: one item covers up to `CHUNK` positions.
 
     Args:
-        grids: (batch, h, w) per level, coarse first; may stop early.
+        grids: (batch, h, w, S) per level, coarse first; may stop early.
     Raises:
         ValueError: shapes, indices or quality out of range.
     """
@@ -551,7 +572,7 @@ def cross_entropy_bits(prior: ExactPrior, grids: Sequence[Grid], quality: int) -
     bits = [0.0] * len(grids)
     for front, frequencies in walk_known(prior, grids, quality):
         indices = grids[front.level][:, front.rows, front.cols]
-        chosen = np.take_along_axis(frequencies, indices[:, :, None], axis=2)
+        chosen = np.take_along_axis(frequencies, indices[..., None], axis=3)
         bits[front.level] += float(-np.log2(chosen / TOTAL).sum())
     return bits
 
@@ -559,8 +580,8 @@ def cross_entropy_bits(prior: ExactPrior, grids: Sequence[Grid], quality: int) -
 def _known_level(
     prior: ExactPrior, grid: Grid, level: int, quality: int, context: Array
 ) -> Iterator[tuple[Front, Frequencies]]:
-    batch, height, width = grid.shape
-    positions, step = height * width, max(1, CHUNK // batch)
+    batch, height, width, slices = grid.shape
+    positions, step = height * width, max(1, CHUNK // (batch * slices))
     most = min(step, positions) * batch
     coder = _LevelCoder(prior, level, batch, (height, width), most)
     coder.begin(level, quality, context)
@@ -575,8 +596,8 @@ def _begin(prior: ExactPrior, grids: Sequence[Grid], quality: int) -> _Context:
     """Check what the caller gave; the context before the first level."""
     _check(prior, [(grid.shape[1], grid.shape[2]) for grid in grids], quality)
     for grid, level in zip(grids, prior.config.levels, strict=False):
-        if len(grid) != len(grids[0]):
-            raise ValueError("grids of different batch sizes")
+        if len(grid) != len(grids[0]) or grid.shape[3:] != (level.slices,):
+            raise ValueError(f"a grid of shape {grid.shape}")
         if grid.min() < 0 or grid.max() >= level.codebook_size:
             raise ValueError(f"an index lies outside its codebook of {level.codebook_size}")
     return _Context(prior, len(grids[0]), (grids[0].shape[1], grids[0].shape[2]))

@@ -53,7 +53,7 @@ class AutoencoderObjective:
             quality: (B,) in 0..100.
         """
         lambdas = quantizer.lambdas(quality)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             latent = autoencoder.encode(x, quality)
         quantized = quantizer.update(latent.detach(), quality)
         target = quantized.latent
@@ -61,7 +61,7 @@ class AutoencoderObjective:
             levels = int(torch.randint(1, len(quantized.grids) + 1, ()))
             target = quantizer.dequantize(quantized.grids[:levels], *latent.shape[2:])
         y = latent + (target - latent).detach()  # straight-through gradient
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16):
             picture = autoencoder.decode(y, quality)
 
         pixels = x.shape[2] * x.shape[3]
@@ -80,21 +80,31 @@ class AutoencoderObjective:
 
 
 def prior_loss(
-    prior: Prior, grids: list[Tensor], quality: Tensor, levels: list[int], pixels: int
+    prior: Prior,
+    grids: list[Tensor],
+    quality: Tensor,
+    levels: list[int],
+    coded: Tensor,
+    pixels: int,
 ) -> tuple[Tensor, dict[int, float]]:
     """Mean bits per pixel of some levels (a gradient of all of them on average).
 
     Args:
-        grids: (B, h_l, w_l) int64, at least up to the last of `levels`.
+        grids: (B, h_l, w_l, S_l) int64, at least up to the last of `levels`.
         quality: (B,) int64 in 0..100.
+        coded: (B,) how many levels a file of that quality has; others are left out.
         pixels: of one picture.
     Returns:
         Loss (), and the bits per index of each level.
     """
     total, per_index = torch.zeros(()), {}
     for level in levels:
-        with torch.autocast("cpu", torch.bfloat16):
-            bits = prior.coded_bits(grids, quality, level)
-        total = total + bits.mean() / pixels
-        per_index[level] = float(bits.detach().sum()) / grids[level].numel()
+        rows = (coded > level).nonzero().flatten()
+        if not len(rows):
+            continue
+        some = [grid[rows] for grid in grids[: level + 1]]
+        with torch.autocast(quality.device.type, torch.bfloat16):
+            bits = prior.coded_bits(some, quality[rows], level)
+        total = total + bits.sum() / (pixels * len(quality))
+        per_index[level] = float(bits.detach().sum()) / some[level].numel()
     return total, per_index

@@ -131,11 +131,12 @@ class Trunk(nn.Module):
 class LevelTables(nn.Module):
     """What one level does not share: its embedding, output and bias tables, its own vector."""
 
-    def __init__(self, size: int, channels: int) -> None:
+    def __init__(self, slices: int, size: int, channels: int) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(torch.randn(size, channels) * 0.5)
-        self.output = nn.Parameter(torch.randn(size, channels) * 0.1)
-        self.bias = nn.Parameter(torch.zeros(RATE_BINS, size))  # one row per range of quality
+        self.embedding = nn.Parameter(torch.randn(slices, size, channels) * 0.5 / slices)
+        self.output = nn.Parameter(torch.randn(slices, size, channels) * 0.1)
+        # One row per range of quality.
+        self.bias = nn.Parameter(torch.zeros(RATE_BINS, slices, size))
         self.vector = nn.Parameter(torch.randn(EMBEDDING))
 
 
@@ -162,7 +163,8 @@ class Prior(nn.Module):
             self.trunks[str(stride)] = Trunk(width, config.prior.layers, finer)
         width_of = dict(zip(strides, widths, strict=True))
         self.levels = nn.ModuleList(
-            LevelTables(level.codebook_size, width_of[level.stride]) for level in config.levels
+            LevelTables(level.slices, level.codebook_size, width_of[level.stride])
+            for level in config.levels
         )
         self.hidden = nn.Linear(EMBEDDING + FEATURES, HIDDEN)
 
@@ -186,8 +188,12 @@ class Prior(nn.Module):
         return c1, c2
 
     def embed(self, level: int, grid: Tensor) -> Tensor:
-        """(B, h, w) indices -> (B, h, w, C)."""
-        return F.embedding(grid, self.tables(level).embedding)
+        """Indices (B, h, w, S) -> (B, h, w, C), the sum over the slices."""
+        table = self.tables(level).embedding
+        slices, size, channels = table.shape
+        places = (grid + torch.arange(slices, device=grid.device) * size).flatten(0, 2)
+        bag = F.embedding_bag(places, table.reshape(-1, channels), mode="sum")
+        return bag.reshape(*grid.shape[:3], channels).clamp(-LIMIT, LIMIT)
 
     def context_sum(self, grids: Sequence[Tensor], level: int) -> Tensor:
         """ctx0 of a level, (B, h, w, C), from the levels before it.
@@ -197,7 +203,7 @@ class Prior(nn.Module):
         """
         levels = self.config.levels
         table = self.tables(0).embedding
-        total = table.new_zeros((*grids[0].shape, table.shape[1]))
+        total = table.new_zeros((*grids[0].shape[:3], table.shape[2]))
         for k in range(level):
             total = total + self.embed(k, grids[k])
             if levels[k + 1].stride != levels[k].stride:
@@ -208,16 +214,13 @@ class Prior(nn.Module):
         """Scores in nats for every index at every position of one level.
 
         Args:
-            grids: int64 (B, h_l, w_l) per level, coarse first; those after `level` are not read.
+            grids: int64 (B, h_l, w_l, S_l) per level, coarse first; those after `level` are not
+                read.
             quality: int64 (B,) in 0..100.
             level: which level to predict.
         Returns:
-            Logits (B, K, h, w) float32.
+            Logits (B, h, w, S, K) float32.
         """
-        return self.position_logits(grids, quality, level).permute(0, 3, 1, 2)
-
-    def position_logits(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
-        """The same as `forward`, as (B, h, w, K): contiguous, what cross entropy wants."""
         trunk, tables = self.trunk(level), self.tables(level)
         c1, c2 = (c[:, :, None, None] for c in self.condition(level, quality))
         ctx = self.context_sum(grids, level).permute(0, 3, 1, 2)  # channels last in memory
@@ -231,13 +234,14 @@ class Prior(nn.Module):
             h = layer(h, ctx)
         # The bias is added in float32: bfloat16 logits would be off by up to 1/32 nat.
         bias = tables.bias[quality * RATE_BINS // QUALITIES][:, None, None]
-        return F.linear(h.permute(0, 2, 3, 1), tables.output).float() + bias
+        scores = F.linear(h.permute(0, 2, 3, 1), tables.output.flatten(0, 1)).float()
+        return scores.reshape(*scores.shape[:3], *bias.shape[3:]) + bias
 
     def coded_bits(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
         """Ideal code length of one level, in bits per picture, (B,)."""
-        logits = self.position_logits(grids, quality, level)
+        logits = self(grids, quality, level)
         nats = F.cross_entropy(
-            logits.flatten(0, 2), grids[level].flatten().long(), reduction="none"
+            logits.flatten(0, 3), grids[level].flatten().long(), reduction="none"
         )
         return nats.reshape(len(quality), -1).sum(1) / math.log(2)
 
@@ -252,21 +256,14 @@ class Prior(nn.Module):
         """Start at the marginal code lengths, and with near embeddings for near codes.
 
         Args:
-            code_lengths: marginal bits (RATE_BINS, K_l) per level: what context improves on.
-            codebooks: (K_l, D_s) per level, coordinates sorted by falling variance.
+            code_lengths: marginal bits (RATE_BINS, S_l, K_l) per level, on which context improves.
+            codebooks: (S_l, K_l, d_l) per level, coordinates sorted by falling variance.
             sigmas: stride -> (D_s,), the standard deviation of each coordinate.
             projections: finer stride s' -> (f f D_s', D_s), a latent of the next coarser stride s
                 to the f x f latents of s' that it covers; rows ordered (dy, dx, channel).
         """
         for level, codebook in enumerate(codebooks):
-            tables, stride = self.tables(level), self.config.levels[level].stride
-            unit = codebook / sigmas[stride].clamp_min(1e-6)
-            kept = min(unit.shape[1], tables.embedding.shape[1])
-            for table, scale in ((tables.embedding, 0.5), (tables.output, 0.1)):
-                table.zero_()
-                table[:, :kept] = scale * unit[:, :kept]
-            tables.embedding.clamp_(-LIMIT, LIMIT)
-            tables.bias.copy_(code_lengths[level] * -math.log(2))
+            self.initialise_level(level, code_lengths[level], codebook, sigmas)
         for coarse, fine in zip(self.config.strides, self.config.strides[1:], strict=False):
             trunk = self.trunks[str(coarse)]
             assert isinstance(trunk, Trunk) and trunk.finer is not None
@@ -278,6 +275,26 @@ class Prior(nn.Module):
             up = torch.zeros(factor * factor, width, channels)
             up[:, :kept_fine, :kept] = matrix[:, :kept_fine, :kept]
             trunk.up.weight.copy_(up.reshape(-1, channels))
+
+    @torch.no_grad()
+    def initialise_level(
+        self, level: int, code_lengths: Tensor, codebook: Tensor, sigmas: Mapping[int, Tensor]
+    ) -> None:
+        """`initialise` for the tables of one level."""
+        tables, slices = self.tables(level), len(codebook)
+        sigma = sigmas[self.config.levels[level].stride].clamp_min(1e-6)
+        if slices == 1:
+            unit = codebook / sigma
+            kept = min(unit.shape[2], tables.embedding.shape[2])
+            near = torch.zeros_like(tables.embedding)
+            near[..., :kept] = unit[..., :kept]
+        else:  # more coordinates than channels: random directions, the same for both tables
+            unit = codebook / codebook.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-6)
+            near = unit @ torch.randn(slices, unit.shape[2], tables.embedding.shape[2])
+            near /= math.sqrt(slices * unit.shape[2])
+        tables.embedding.copy_((0.5 * near).clamp(-LIMIT, LIMIT))
+        tables.output.copy_(0.1 * near)
+        tables.bias.copy_(code_lengths * -math.log(2))
 
 
 # -- freezing ----------------------------------------------------------------------------------
@@ -328,7 +345,11 @@ def _freeze_level(prior: Prior, level: int) -> dict[str, NDArray[np.generic]]:
     qualities = torch.arange(QUALITIES, device=tables.bias.device)
     condition = torch.stack(prior.condition(level, qualities), dim=1)  # (101, 2, C)
     output = _freeze_matrix(
-        f"{name}.output", _array(tables.output.T), ACTIVATION_MAX, UNIT, _array(tables.bias)
+        f"{name}.output",
+        _array(tables.output.flatten(0, 1).T),
+        ACTIVATION_MAX,
+        UNIT,
+        _array(tables.bias.flatten(1)),
     )
     return {
         f"{name}.embedding": _to_integers(_array(tables.embedding) * UNIT, ACTIVATION_MAX),

@@ -3,8 +3,10 @@
 Level l quantises what the levels before it left of the latent. A level coarser than the latent's
 own grid gathers blocks of f x f latent vectors and projects them by an orthonormal matrix (the
 KLT of those blocks), so that its squared errors are still those of the latent, hence of pixels.
+A level of several slices has one codebook, and one index, for each part of the channels.
 Sources: VQ-VAE (van den Oord et al. 2017), VQ-VAE-2 (Razavi et al. 2019), residual VQ (Juang and
-Gray 1982; Zeghidour et al. 2021), entropy-constrained VQ (Chou, Lookabaugh and Gray 1989).
+Gray 1982; Zeghidour et al. 2021), product quantisation (Jegou et al. 2011), entropy-constrained VQ
+(Chou, Lookabaugh and Gray 1989).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +20,8 @@ from vqcodec.config import RATE_BINS, ModelConfig
 
 __all__ = ["Quantized", "Quantizer"]
 
+ERRORS_AT_ONCE = 2**23  # (vector, code) pairs whose distance is held in memory
+WORTH = 0.04  # share of codes but zero below which coding a level gains nothing: experiment 10
 DEAD_COUNT = 0.02  # uses per batch, on the moving average, below which a code is dead
 
 
@@ -26,7 +30,7 @@ class Quantized:
     """Result of `Quantizer.forward`.
 
     latent: (B, D, h, w), the sum of all chosen codes.
-    grids: per level (B, h_l, w_l) int64.
+    grids: per level (B, h_l, w_l, S_l) int64.
     bits: (B,) marginal code length of all indices.
     """
 
@@ -36,7 +40,7 @@ class Quantized:
 
 
 class Quantizer(nn.Module):
-    """Codebooks of all levels. Code 0 of each level is the zero vector: nothing to add."""
+    """Codebooks (S, K, d) of all levels. Code 0 is the zero vector: nothing to add."""
 
     def __init__(self, config: ModelConfig, decay: float = 0.995, rate_decay: float = 0.99) -> None:
         super().__init__()
@@ -47,14 +51,15 @@ class Quantizer(nn.Module):
             self.register_buffer(f"projection_{stride}", torch.eye(rows, dim))
             self.register_buffer(f"sigma_{stride}", torch.ones(dim))
         for index, level in enumerate(config.levels):
-            size, dim = level.codebook_size, config.latent_dim(level.stride)
-            self.register_buffer(f"codebook_{index}", torch.zeros(size, dim))
-            self.register_buffer(f"code_sum_{index}", torch.zeros(size, dim))
-            self.register_buffer(f"code_count_{index}", torch.zeros(size))
-            self.register_buffer(f"rate_count_{index}", torch.ones(RATE_BINS, size))
+            size, slices = level.codebook_size, level.slices
+            dim = config.latent_dim(level.stride) // slices
+            self.register_buffer(f"codebook_{index}", torch.zeros(slices, size, dim))
+            self.register_buffer(f"code_sum_{index}", torch.zeros(slices, size, dim))
+            self.register_buffer(f"code_count_{index}", torch.zeros(slices, size))
+            self.register_buffer(f"rate_count_{index}", torch.ones(RATE_BINS, slices, size))
 
     def buffer(self, kind: str, which: int) -> Tensor:
-        """`codebook` (K, D), `rate_count` (bins, K)... of a level, or `projection` of a stride."""
+        """`codebook` (S, K, d), `rate_count` (bins, S, K) of a level, `projection` of a stride."""
         return self.get_buffer(f"{kind}_{which}")
 
     def gather(self, latent: Tensor, stride: int) -> Tensor:
@@ -73,22 +78,52 @@ class Quantizer(nn.Module):
         grid = (len(vectors), -1, height // factor, width // factor)
         return F.pixel_shuffle(vectors.transpose(1, 2).reshape(grid), factor)
 
+    def look_up(self, level: int, indices: Tensor) -> Tensor:
+        """Vectors (B, n, D_s) of indices (B, n, S)."""
+        codebook = self.buffer("codebook", level)
+        chosen: Tensor = codebook[torch.arange(len(codebook)), indices]
+        return chosen.transpose(2, 3).flatten(2)
+
+    def cut(self, level: int, vectors: Tensor) -> Tensor:
+        """Vectors (B, n, D_s) -> (B, n, S, d): channel c belongs to slice c mod S.
+
+        Channels are sorted by variance, so this gives all slices about the same share of it
+        (eigenvalue allocation, Ge et al. 2013).
+        """
+        slices, _, dim = self.buffer("codebook", level).shape
+        return vectors.reshape(*vectors.shape[:2], dim, slices).transpose(2, 3)
+
     def marginal_bits(self, level: int, quality: Tensor) -> Tensor:
-        """Code lengths (B, K) from index counts seen in training near each quality."""
+        """Code lengths (B, S, K) from index counts seen in training near each quality."""
         counts = self.buffer("rate_count", level)[rate_bins(quality)] + 0.01
-        return torch.log2(counts.sum(1, keepdim=True) / counts)
+        return torch.log2(counts.sum(-1, keepdim=True) / counts)
 
     def lambdas(self, quality: Tensor) -> Tensor:
         """Squared error that a bit must save, (B,), at qualities (B,)."""
         return torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
 
-    def assign(self, level: int, vectors: Tensor, quality: Tensor, lengths: Tensor) -> Tensor:
-        """Indices (B, n) that minimise |v - e_k|^2 + lambda bits_k for vectors (B, n, D_s)."""
+    def errors(self, level: int, vectors: Tensor, offset: Tensor | None = None) -> Tensor:
+        """|v - e_k|^2 - |v|^2 (+ `offset`, (B, S, K)) of vectors (B, n, D_s): (B, S, n, K)."""
         codebook = self.buffer("codebook", level)
-        lambdas = self.lambdas(quality)
-        offset = codebook.square().sum(1) + lambdas[:, None] * lengths  # (B, K)
-        transposed = codebook.T.expand(len(vectors), -1, -1)
-        return torch.baddbmm(offset[:, None], vectors, transposed, alpha=-2).argmin(2)
+        slices, size, dim = codebook.shape
+        batch, count = vectors.shape[:2]
+        total = codebook.square().sum(2).expand(batch, -1, -1)
+        total = (total if offset is None else total + offset).reshape(-1, 1, size)
+        rows = self.cut(level, vectors).transpose(1, 2).reshape(-1, count, dim)
+        codes = codebook.transpose(1, 2).expand(batch, -1, -1, -1).reshape(-1, dim, size)
+        return torch.baddbmm(total, rows, codes, alpha=-2).reshape(batch, slices, count, size)
+
+    def assign(self, level: int, vectors: Tensor, quality: Tensor, lengths: Tensor) -> Tensor:
+        """Indices (B, n, S) that minimise |v - e_k|^2 + lambda bits_k for vectors (B, n, D_s)."""
+        offset = self.lambdas(quality)[:, None, None] * lengths
+        # No code can save more than |v|^2: where that is never worth its bits, all is zero.
+        energy = self.cut(level, vectors).square().sum(3).amax(1)  # (B, S)
+        undecided = (energy > offset[..., 1:].amin(2) - offset[..., 0]).any(1).nonzero().flatten()
+        indices = torch.zeros(len(vectors), lengths.shape[1], vectors.shape[1], dtype=torch.long)
+        step = max(1, ERRORS_AT_ONCE // (vectors.shape[1] * lengths[0].numel()))
+        for rows in torch.split(undecided, step):
+            indices[rows] = self.errors(level, vectors[rows], offset[rows]).argmin(3)
+        return indices.transpose(1, 2)
 
     @torch.no_grad()
     def forward(
@@ -104,30 +139,30 @@ class Quantizer(nn.Module):
             latent: (B, D, h, w) float32.
             quality: (B,) in 0..100; sets lambda and selects the code lengths.
             levels: quantise with the first so many only.
-            observe: called with (level, vectors (B, n, D_s), indices (B, n)).
+            observe: called with (level, vectors (B, n, D_s), indices (B, n, S)).
         """
         rest, grids = latent, []
         bits = torch.zeros(len(latent))
         height, width = latent.shape[2:]
         for level, spec in enumerate(self.config.levels[:levels]):
-            lengths = self.marginal_bits(level, quality)  # (B, K)
+            lengths = self.marginal_bits(level, quality)  # (B, S, K)
             vectors = self.gather(rest, spec.stride)
             indices = self.assign(level, vectors, quality, lengths)
             if observe is not None:
                 observe(level, vectors, indices)
-            chosen = self.buffer("codebook", level)[indices]
+            chosen = self.look_up(level, indices)
             rest = rest - self.scatter(chosen, spec.stride, height, width)
-            bits += lengths.gather(1, indices).sum(1)
+            bits += lengths.gather(2, indices.transpose(1, 2)).sum((1, 2))
             factor = spec.stride // self.config.base_stride
-            grids.append(indices.reshape(-1, height // factor, width // factor))
+            grids.append(indices.reshape(-1, height // factor, width // factor, spec.slices))
         return Quantized(latent - rest, grids, bits)
 
     @torch.no_grad()
     def dequantize(self, grids: Sequence[Tensor], height: int, width: int) -> Tensor:
-        """Latent (B, D, height, width) of the grids (B, h_l, w_l) of the first levels."""
+        """Latent (B, D, height, width) of the grids (B, h_l, w_l, S_l) of the first levels."""
         latent = torch.zeros(len(grids[0]), self.dim, height, width)
         for level, (grid, spec) in enumerate(zip(grids, self.config.levels, strict=False)):
-            vectors = self.buffer("codebook", level)[grid.flatten(1)]
+            vectors = self.look_up(level, grid.flatten(1, 2))
             latent += self.scatter(vectors, spec.stride, height, width)
         return latent
 
@@ -142,50 +177,63 @@ class Quantizer(nn.Module):
 
         def observe(level: int, vectors: Tensor, indices: Tensor) -> None:
             count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-            size, dim = total.shape
-            flat, rows = indices.flatten(), vectors.reshape(-1, dim)
-            seen = torch.bincount(flat, minlength=size).float()
-            sums = torch.zeros_like(total).index_add_(0, flat, rows)
+            seen, sums = self._tally(level, vectors, indices)
             count.mul_(self.decay).add_(seen, alpha=1 - self.decay)
             total.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-            self._revive(level, rows, flat)
+            self._revive(level, vectors, indices)
             self._set_means(level)
             rates = self.buffer("rate_count", level)
-            for row, which in enumerate(bins.tolist()):
-                used = torch.bincount(indices[row], minlength=size).float()
-                rates[which].mul_(self.rate_decay).add_(used, alpha=1 - self.rate_decay)
+            rates.mul_(
+                (self.rate_decay ** torch.bincount(bins, minlength=RATE_BINS))[:, None, None]
+            )
+            used = _histograms(indices, rates.shape[2])
+            rates.index_add_(0, bins, used, alpha=1 - self.rate_decay)
 
         return self.forward(latent, quality, observe=observe)
+
+    def _tally(self, level: int, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Uses (S, K) of each code by indices (B, n, S), and the sum (S, K, d) of its vectors."""
+        slices, size, dim = self.buffer("codebook", level).shape
+        flat = (indices + torch.arange(slices) * size).flatten()
+        rows = self.cut(level, vectors).reshape(-1, dim)
+        sums = torch.zeros(slices * size, dim).index_add_(0, flat, rows)
+        return _histograms(indices, size).sum(0), sums.reshape(slices, size, dim)
 
     def _set_means(self, level: int) -> None:
         """Each code to the mean of the vectors that chose it; code 0 stays the zero vector."""
         count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
         codebook = self.buffer("codebook", level)
-        codebook.copy_(total / count.clamp(min=1e-6)[:, None])
-        codebook[0] = 0
+        codebook.copy_(total / count.clamp(min=1e-6)[..., None])
+        codebook[:, 0] = 0
 
-    def _revive(self, level: int, rows: Tensor, indices: Tensor) -> None:
+    def _revive(self, level: int, vectors: Tensor, indices: Tensor) -> None:
+        """Put each dead code where a vector lies that some code was worth its bits for."""
         count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-        dead = (count < DEAD_COUNT).nonzero().flatten()
-        dead = dead[dead > 0]
-        busy = (indices > 0).nonzero().flatten()  # vectors that some code was worth its bits for
-        if len(dead) and len(busy):
-            pick = busy[torch.randint(len(busy), (len(dead),))]
-            count[dead] = 0.1
-            total[dead] = rows[pick] * 0.1
+        slices, size, _ = total.shape
+        dead = count < DEAD_COUNT
+        dead[:, 0] = False
+        busy = (indices.reshape(-1, slices) > 0).T  # (S, B n)
+        dead &= busy.any(1, keepdim=True)
+        if not dead.any():
+            return
+        which, code = dead.nonzero(as_tuple=True)
+        chances = busy.float() + 1e-12
+        pick = torch.multinomial(chances, size, replacement=True)[which, code]
+        count[which, code] = 0.1
+        total[which, code] = self.cut(level, vectors).flatten(0, 1)[pick, which] * 0.1
 
     def statistics(self) -> dict[str, list[float]]:
-        """Per level: marginal bits per index, perplexity (both over all qualities), dead codes."""
+        """Per level, over all qualities: marginal bits per index, perplexity, dead codes."""
         bits: list[float] = []
         perplexity: list[float] = []
         dead: list[float] = []
         for level in range(len(self.config.levels)):
             rates = self.buffer("rate_count", level)
-            lengths = torch.log2(rates.sum(1, keepdim=True) / rates.clamp(min=1e-9))
+            lengths = torch.log2(rates.sum(-1, keepdim=True) / rates.clamp(min=1e-9))
             bits.append(round(float((rates * lengths).sum() / rates.sum()), 3))
-            share = rates.sum(0) / rates.sum()
-            entropy = -(share * share.clamp(min=1e-9).log()).sum()
-            perplexity.append(round(float(entropy.exp()), 1))
+            share = rates.sum(0) / rates.sum((0, 2))[:, None]
+            entropy = -(share * share.clamp(min=1e-9).log()).sum(1)
+            perplexity.append(round(float(entropy.exp().mean()), 1))
             dead.append(int((self.buffer("code_count", level) < DEAD_COUNT).sum()))
         return {"marginal_bits": bits, "perplexity": perplexity, "dead_codes": dead}
 
@@ -197,24 +245,24 @@ class Quantizer(nn.Module):
         zero code in its place, levels that do nothing are seen to do nothing.
         """
         for level in range(len(self.config.levels)):
-            energy = self.buffer("codebook", level).square().sum(1)
+            energy = self.buffer("codebook", level).square().sum(2)
             rates = self.buffer("rate_count", level)
             for row in range(RATE_BINS):
                 quality = (row + 0.5) * 101 / RATE_BINS
                 idle = energy < 0.05 * self.config.lambda_at(quality)
-                rates[row, 0] = rates[row, idle].sum()
-                idle[0] = False
+                moved = (rates[row] * idle).sum(1)
                 rates[row, idle] = 0
+                rates[row, :, 0] = moved
 
     def levels_worth(self, quality: float) -> int:
         """How many levels, from the first, code something other than zero at this quality."""
         row = rate_bins(torch.tensor([quality]))[0]
         shares = [self.buffer("rate_count", k)[row] for k in range(len(self.config.levels))]
-        busy = [k for k, rates in enumerate(shares) if rates[1:].sum() > 0.005 * rates.sum()]
+        busy = [k for k, rates in enumerate(shares) if _worth(rates)]
         return max(busy, default=0) + 1
 
     def code_lengths(self) -> list[Tensor]:
-        """Marginal code lengths in bits, (RATE_BINS, K) per level."""
+        """Marginal code lengths in bits, (RATE_BINS, S, K) per level."""
         middles = (torch.arange(RATE_BINS) + 0.5) * (101 / RATE_BINS)
         return [self.marginal_bits(level, middles) for level in range(len(self.config.levels))]
 
@@ -241,7 +289,7 @@ class Quantizer(nn.Module):
         for level in range(len(self.config.levels)):
             count = self.buffer("rate_count", level).mean(0) * batch
             self.buffer("code_count", level).copy_(count)
-            self.buffer("code_sum", level).copy_(self.buffer("codebook", level) * count[:, None])
+            self.buffer("code_sum", level).copy_(self.buffer("codebook", level) * count[..., None])
 
     @torch.no_grad()
     def initialise(self, latent: Tensor, quality: Tensor, rounds: int = 8) -> None:
@@ -263,34 +311,55 @@ class Quantizer(nn.Module):
             self.buffer("sigma", stride).copy_(spread)
         for level, spec in enumerate(self.config.levels):
             vectors = self.gather(rest, spec.stride)
-            indices = self._kmeans(level, vectors, quality, rounds)
-            chosen = self.buffer("codebook", level)[indices]
+            chosen = self.look_up(level, self.fit(level, vectors, quality, rounds))
             rest = rest - self.scatter(chosen, spec.stride, *latent.shape[2:])
 
-    def _kmeans(self, level: int, vectors: Tensor, quality: Tensor, rounds: int) -> Tensor:
-        """Fit one level to vectors (N, n, D_s); returns the indices (N, n) of the last round."""
+    @torch.no_grad()
+    def fit(self, level: int, vectors: Tensor, quality: Tensor, rounds: int = 8) -> Tensor:
+        """Entropy-constrained k-means of one level on vectors (N, n, D_s).
+
+        Returns:
+            The indices (N, n, S).
+        """
         codebook, rates = self.buffer("codebook", level), self.buffer("rate_count", level)
-        size, dim = codebook.shape
-        rows, bins = vectors.reshape(-1, dim), rate_bins(quality)
-        codebook.copy_(rows[torch.randint(len(rows), (size,))])
-        codebook[0] = 0
+        slices, size, _ = codebook.shape
+        everything = vectors, quality
+        # Many slices take long, and each of them has vectors enough.
+        step = min(slices, max(1, len(vectors) // (2 * RATE_BINS)))
+        vectors, quality = vectors[::step], quality[::step]
+        rows, bins = self.cut(level, vectors).flatten(0, 1), rate_bins(quality)
+        codebook.copy_(rows[torch.randint(len(rows), (size,))].transpose(0, 1))
+        codebook[:, 0] = 0
         rates.fill_(1.0)
         for round_ in range(rounds):
             lengths = self.marginal_bits(level, quality)
             indices = self.assign(level, vectors, quality, lengths)
-            count = torch.bincount(indices.flatten(), minlength=size).float()
-            total = torch.zeros_like(codebook).index_add_(0, indices.flatten(), rows)
+            count, total = self._tally(level, vectors, indices)
             self.buffer("code_count", level).copy_(count / len(quality))
             self.buffer("code_sum", level).copy_(total / len(quality))
             if round_ < rounds - 2:
-                self._revive(level, rows, indices.flatten())
+                self._revive(level, vectors, indices)
             self._set_means(level)
             for which in range(RATE_BINS):
-                used = torch.bincount(indices[bins == which].flatten(), minlength=size).float()
+                used = _histograms(indices[bins == which], size).sum(0)
                 rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
-        return indices
+        vectors, quality = everything
+        return self.assign(level, vectors, quality, self.marginal_bits(level, quality))
 
 
 def rate_bins(quality: Tensor) -> Tensor:
     """Row of the table of code lengths for each quality 0..100."""
     return (quality.float() * (RATE_BINS / 101)).long().clamp(0, RATE_BINS - 1)
+
+
+def _histograms(indices: Tensor, size: int) -> Tensor:
+    """How often indices (B, n, S) use each code: (B, S, K)."""
+    batch, _, slices = indices.shape
+    first = torch.arange(batch * slices).reshape(batch, 1, slices) * size
+    counts = torch.bincount((indices + first).flatten(), minlength=batch * slices * size)
+    return counts.float().reshape(batch, slices, size)
+
+
+def _worth(rates: Tensor) -> bool:
+    """Whether some slice of a level (S, K) says something other than zero often enough."""
+    return bool((rates[:, 1:].sum(1) > WORTH * rates.sum(1)).any())

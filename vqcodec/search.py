@@ -31,14 +31,14 @@ def search(
         latent: (1, D, h, w) float32.
         quality: 0..100, continuous: sets lambda; the prior is told it rounded.
     Returns:
-        The grids (h_l, w_l) int32, the payload, and the words that each level needs.
+        The grids (h_l, w_l, S_l) int32, the payload, and the words that each level needs.
     Source: entropy-constrained VQ, Chou, Lookabaugh and Gray (1989), with the code lengths
         that a context gives in place of fixed ones.
     """
     import torch
 
     visitor = _Search(model, latent, model.config.lambda_at(quality), levels, progress)
-    with torch.inference_mode():
+    with torch.no_grad():
         grids = walk(model.prior, visitor.shapes, round(quality), visitor.choose)
     payload, ends = visitor.writer.finish()
     return [grid[0] for grid in grids], payload, ends
@@ -63,35 +63,39 @@ class _Search:
         self.writer = GridWriter()
         self.rest = latent.clone()
         self.level = -1
-        self.grid: IndexGrid = np.empty((0, 0), np.int32)
-        self.errors: Float32 = np.empty((0, 0, 0), np.float32)
+        self.grid: IndexGrid = np.empty((0, 0, 0), np.int32)
+        self.vectors: Float32 = np.empty((0, 0, 0, 0), np.float32)  # (h, w, S, d)
 
     def choose(self, front: Front, frequencies: NDArray[np.float64]) -> IndexGrid:
-        """Indices (1, n) of a front, written at once."""
+        """Indices (1, n, S) of a front, written at once."""
         if front.level != self.level:
             self._enter(front.level)
-        costs = self.errors[front.rows, front.cols]  # (n, K)
-        costs -= self.slope * np.log2(frequencies[0].astype(np.float32))
-        indices: IndexGrid = costs.argmin(1)[None].astype(np.int32)
+        # |v - e|^2 without |v|^2, which is the same for every code: (S, n, K).
+        costs = self.vectors[front.rows, front.cols].swapaxes(0, 1) @ self.minus_twice_codes
+        costs += self.energy
+        costs -= self.slope * np.log2(frequencies[0].astype(np.float32)).swapaxes(0, 1)
+        indices: IndexGrid = costs.argmin(2).T[None].astype(np.int32)
         self.grid[front.rows, front.cols] = indices[0]
         self.writer.push(front, frequencies, indices)
         return indices
 
     def _enter(self, level: int) -> None:
-        """Take the finished level off the latent; squared errors of the next one's codes."""
+        """Take the finished level off the latent; prepare what the next one's codes compete for."""
         import torch
 
         if self.level >= 0:
             stride = self.levels[self.level].stride
-            indices = torch.from_numpy(self.grid).long().flatten()[None]
-            chosen = self.quantizer.buffer("codebook", self.level)[indices]
+            indices = torch.from_numpy(self.grid).long().flatten(0, 1)[None]
+            chosen = self.quantizer.look_up(self.level, indices)
             self.rest -= self.quantizer.scatter(chosen, stride, self.height, self.width)
-        vectors = self.quantizer.gather(self.rest, self.levels[level].stride)[0]
-        codebook = self.quantizer.buffer("codebook", level)
-        # |r|^2 is the same for every code and left out.
-        errors = torch.addmm(codebook.square().sum(1), vectors, codebook.T, alpha=-2)
-        self.errors = errors.numpy().reshape(*self.shapes[level], -1)
-        self.grid = np.empty(self.shapes[level], np.int32)
+        spec = self.levels[level]
+        vectors = self.quantizer.gather(self.rest, spec.stride)
+        parts = self.quantizer.cut(level, vectors)[0].numpy()
+        codebook = self.quantizer.buffer("codebook", level).numpy()
+        self.vectors = parts.reshape(*self.shapes[level], *parts.shape[1:])
+        self.minus_twice_codes = -2 * codebook.swapaxes(1, 2)  # (S, d, K)
+        self.energy = (codebook**2).sum(2)[:, None]  # (S, 1, K)
+        self.grid = np.empty((*self.shapes[level], spec.slices), np.int32)
         self.level = level
         if self.progress:
             self.progress(level / len(self.levels))
