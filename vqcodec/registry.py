@@ -6,6 +6,7 @@ metadata. A `.vqc` file names its model by the first 8 bytes of the SHA-256 of t
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from vqcodec.config import ModelConfig
+from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
 
 if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
@@ -60,6 +61,7 @@ class Model:
                 self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             self.config = ModelConfig.from_json(metadata.get("config", ""))
             self.training: dict[str, Any] = json.loads(metadata.get("training", "{}"))
+            self.probe: str | None = metadata.get("probe")  # hash of `probe.probe`, if stored
         except _UNREADABLE as error:
             raise ModelError(f"{path}: not a vqcodec weights file: {error}") from error
 
@@ -74,6 +76,7 @@ class Model:
     def autoencoder(self) -> "Autoencoder":
         from vqcodec.autoencoder import Autoencoder
 
+        self._check_size()
         network = Autoencoder(self.config)
         self._fill(network, "autoencoder.")
         return network
@@ -82,6 +85,7 @@ class Model:
     def quantizer(self) -> "Quantizer":
         from vqcodec.quantizer import Quantizer
 
+        self._check_size()
         quantizer = Quantizer(self.config)
         self._fill(quantizer, "quantizer.")
         return quantizer
@@ -93,6 +97,13 @@ class Model:
     def levels_worth(self, quality: int) -> int:
         """How many levels the encoder uses at a quality."""
         return self.quantizer.levels_worth(quality)
+
+    def _check_size(self) -> None:
+        # The networks are built before they are filled: a few bytes must not ask for gigabytes.
+        own = ("autoencoder.", "quantizer.")
+        there = sum(t.size for name, t in self.tensors.items() if name.startswith(own))
+        if there < (wanted := least_numbers(self.config)):
+            raise ModelError(f"weights lack numbers: {there}, their configuration has {wanted}")
 
     def _section(self, prefix: str) -> "dict[str, NDArray[Any]]":
         return {name: t for name, t in self.tensors.items() if name.startswith(prefix)}
@@ -107,6 +118,8 @@ class Model:
 
     def _fill(self, module: Any, prefix: str) -> None:
         state = self._torch_section(prefix)
+        if broken := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+            raise ModelError(f"weights hold numbers that are not finite: {broken[0]}")
         try:
             missing, unexpected = module.load_state_dict(state, strict=False)
             # Moving averages of training are not stored; everything else must be there.
@@ -122,18 +135,22 @@ def save(
     config: ModelConfig,
     state: "Mapping[str, NDArray[Any]]",
     training: Mapping[str, Any],
+    probe: str | None = None,
 ) -> None:
     """Write a weights file in one step; floats as fp16 but for `FULL_PRECISION`.
 
     Args:
         state: tensors named `autoencoder.*`, `quantizer.*`, `prior.*`.
         training: what the card says of how it was made; goes into the metadata as JSON.
+        probe: what `probe.probe` gives for the prior, for `vqcodec doctor`.
     """
     import numpy as np
     from safetensors.numpy import save_file
 
     tensors = {name: np.ascontiguousarray(_stored(name, t)) for name, t in state.items()}
     metadata = {"config": config.to_json(), "training": json.dumps(dict(training))}
+    if probe is not None:
+        metadata["probe"] = probe
     partial = path.with_name(f".{path.name}.partial")
     save_file(tensors, partial, metadata=metadata)
     partial.chmod(0o644)  # safetensors writes for the owner alone
@@ -145,6 +162,21 @@ def _stored(name: str, tensor: "NDArray[Any]") -> "NDArray[Any]":
     return tensor if exact or tensor.dtype != "float32" else tensor.astype("float16")
 
 
+def least_numbers(config: ModelConfig) -> int:
+    """How many numbers autoencoder and quantizer store at least; it is more than half of them."""
+    pixels, dim, (encoder, _) = 3 * config.base_stride**2, config.latent_dims[-1], config.encoder
+    (coarse, _), (middle, _), (fine, _) = config.decoder
+    total = pixels**2 + encoder * (pixels + dim) + middle * (8 * coarse + 4 * fine + dim)
+    total += sum(
+        18 * channels**2 * blocks for channels, blocks in (config.encoder, *config.decoder)
+    )
+    for stride, width in zip(config.strides, config.latent_dims, strict=True):
+        total += dim * (stride // config.base_stride) ** 2 * width
+    for level in config.levels:
+        total += level.codebook_size * (config.latent_dim(level.stride) + RATE_BINS * level.slices)
+    return total
+
+
 @lru_cache(maxsize=32)
 def _hash(path: Path, mtime_ns: int) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()[:8]
@@ -152,7 +184,10 @@ def _hash(path: Path, mtime_ns: int) -> bytes:
 
 def hash_file(path: Path) -> bytes:
     """Model id: the first 8 bytes of the SHA-256 of a weights file."""
-    return _hash(path.resolve(), path.stat().st_mtime_ns)
+    try:
+        return _hash(path.resolve(), path.stat().st_mtime_ns)
+    except OSError as error:
+        raise ModelError(f"{path}: {error.strerror or error}") from error
 
 
 def shipped() -> dict[str, Path]:
@@ -181,7 +216,7 @@ def load(name: str) -> Model:
 
 def _path(name: str) -> Path:
     path = shipped().get(name, Path(name))
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         known = ", ".join(shipped()) or "none"
         raise ModelError(f"no model {name!r}: neither shipped ({known}) nor a weights file")
     return path
