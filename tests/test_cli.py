@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 import vqcodec
 from vqcodec import console, container, files
 from vqcodec.cli import app
-from vqcodec.errors import CorruptChunk, ModelError
+from vqcodec.errors import CorruptChunk, ModelError, RegionError, TargetError
 
 
 class FakeCodec(types.ModuleType):
@@ -32,9 +32,10 @@ class FakeCodec(types.ModuleType):
         read = image.read_picture(picture)
         options["progress"](0.5)
         options["notes"]("conversion told")
-        levels = (container.LevelEntry(2, 7), container.LevelEntry(1, 9))
+        options["found"](50 if options["quality"] is None else options["quality"])
+        parts = (container.Part(2, 7), container.Part(1, 9))
         return container.pack(
-            container.Container(read.width, read.height, 50, b"8 bytes!", levels, bytes(12))
+            container.Container(read.width, read.height, 50, b"8 bytes!", 2, parts, bytes(12))
         )
 
     def decompress(self, data: bytes, **options: Any) -> Image.Image:
@@ -42,10 +43,13 @@ class FakeCodec(types.ModuleType):
         parsed = container.parse(data, allow_truncated=options["allow_truncated"])
         if not parsed.complete:
             options["notes"]("the file was cut")
-        return Image.new("RGB", (parsed.width, parsed.height), (1, 2, 3))
+        x, y, width, height = options["region"] or (0, 0, parsed.width, parsed.height)
+        if x + width > parsed.width or y + height > parsed.height:
+            raise RegionError(f"region {x},{y},{width},{height} is not inside")
+        return Image.new("RGB", (width, height), (1, 2, 3))
 
-    def verify(self, data: bytes, model: str | None = None) -> None:
-        container.parse(data)
+    def verify(self, data: bytes, model: str | None = None, **options: Any) -> None:
+        container.parse(data, **options)
 
     def sample(self, count: int, **options: Any) -> list[Image.Image]:
         self.calls.append(options)
@@ -108,9 +112,86 @@ def test_options_reach_the_codec(codec: FakeCodec) -> None:
     (call,) = codec.calls
     wanted = {"quality": 12.5, "effort": 0, "levels": 3, "model": "m", "strip": True}
     assert wanted.items() <= call.items()
-    line = "decompress a.vqc -o b.png --levels 2 --partial --model w"
+    line = "decompress a.vqc -o b.png --levels 2 --partial --model w --max-pixels 99"
     assert run(*line.split()).exit_code == 0
-    assert {"levels": 2, "allow_truncated": True, "model": "w"}.items() <= codec.calls[1].items()
+    wanted = {"levels": 2, "allow_truncated": True, "model": "w", "max_pixels": 99}
+    assert wanted.items() <= codec.calls[1].items()
+
+
+def test_effort_2_reaches_the_codec(codec: FakeCodec) -> None:
+    assert run("compress", picture("a.png"), "--effort", "2").exit_code == 0
+    assert codec.calls[0]["effort"] == 2
+
+
+def test_regions_reach_the_codec(codec: FakeCodec) -> None:
+    line = f"decompress {vqc('a.vqc')} -o b.png --region 1,0,3,2"
+    assert run(*line.split()).exit_code == 0
+    assert codec.calls[-1]["region"] == (1, 0, 3, 2)
+    with Image.open("b.png") as image:
+        assert image.size == (3, 2)
+    assert run("decompress", "a.vqc", "-o", "c.png").exit_code == 0
+    assert codec.calls[-1]["region"] is None
+
+
+@pytest.mark.parametrize("region", ["0,0,7,4", "0,0,6,5", "6,0,1,1", "0,4,1,1"])
+def test_a_region_outside_the_picture_is_one_line(region: str) -> None:
+    vqc("a.vqc")
+    result = run("decompress", "a.vqc", "--region", region)
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert result.stderr.startswith("vqcodec: error: a.vqc: ") and region in result.stderr
+    assert everything() == ["a.vqc"]
+
+
+def test_a_region_is_asked_of_each_file() -> None:
+    """One that has it is decoded, whatever becomes of the others."""
+    run("compress", picture("small.png"), picture("large.png", (60, 40)))
+    result = run("decompress", "small.vqc", "large.vqc", "-f", "--region", "20,10,5,5")
+    assert (result.exit_code, result.stderr.count("error: ")) == (1, 1)
+    with Image.open("large.png") as image:
+        assert image.size == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "target"),
+    [
+        ("--bpp 0.25", {"bpp": 0.25}),
+        ("--psnr 31.5", {"psnr": 31.5}),
+        *((f"--size {text}", {"size": 20000}) for text in ("20000", "20000B", "20k", "20kB")),
+        *((f"--size {text}", {"size": 20000}) for text in ("20KB", "20.0kb", "0.02M", "0.02MB")),
+        ("--size 1.5KiB", {"size": 1536}),
+        ("--size 1MiB", {"size": 2**20}),
+        ("--size 1.0009kB", {"size": 1000}),
+    ],
+)
+def test_targets_reach_the_codec(codec: FakeCodec, line: str, target: dict[str, float]) -> None:
+    picture("a.png")
+    assert run("compress", "a.png", *line.split()).exit_code == 0
+    wanted = {"quality": None, "bpp": None, "size": None, "psnr": None, **target}
+    assert wanted.items() <= codec.calls[0].items()
+
+
+def test_the_quality_found_is_reported(codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    compress = codec.compress
+
+    def search(source: Any, **options: Any) -> bytes:
+        return compress(source, **options | {"quality": 41.37})
+
+    monkeypatch.setattr(codec, "compress", search)
+    result = run("compress", picture("a.png"), "--size", "20 kB", "--json")
+    assert json.loads(result.stdout)["quality"] == 41.37
+
+
+def test_a_target_out_of_reach_is_one_line(
+    codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> bytes:
+        raise TargetError("900 bytes cannot be reached: quality 0 takes 1432 bytes")
+
+    monkeypatch.setattr(codec, "compress", fail)
+    result = run("compress", picture("photo.png"), "--size", "900")
+    line = "photo.png: 900 bytes cannot be reached: quality 0 takes 1432 bytes"
+    assert (result.exit_code, result.stderr) == (1, f"vqcodec: error: {line}\n")
+    assert everything() == ["photo.png"]
 
 
 def test_results_lie_beside_their_sources_by_default() -> None:
@@ -287,12 +368,32 @@ def test_strange_names_stay_on_one_line() -> None:
         "compress a.png -q 101",
         "compress a.png -q -1",
         "compress a.png -q nan",
-        "compress a.png --effort 2",
+        "compress a.png --effort 3",
         "compress a.png --levels 0",
+        "compress a.png -q 50 --bpp 1",
+        "compress a.png --bpp 1 --size 1kB",
+        "compress a.png --size 1kB --psnr 30",
+        "compress a.png --bpp 0",
+        "compress a.png --bpp inf",
+        "compress a.png --psnr nan",
+        "compress a.png --psnr -3",
+        "compress a.png --size 0",
+        "compress a.png --size 0.5",
+        "compress a.png --size -5",
+        "compress a.png --size kB",
+        "compress a.png --size 20GB",
+        "compress a.png --size 1e3",
+        "compress a.png --size 9999999999999999",
         "compress a.png -",
         "compress a.png b.png -o -",
         "compress a.png -o - --json",
         "decompress a.vqc -o a.xyz",
+        *(f"decompress a.vqc --region={r}" for r in ("1,2,3", "a,b,c,d", "0,0,0,5", "0,0,5,0")),
+        *(
+            f"decompress a.vqc --region={r}"
+            for r in ("-1,0,5,5", "1,,2,3", "1,2,3,4,5", "0,0,1.5,2")
+        ),
+        *(f"decompress a.vqc --region={r}" for r in ("", "640x480", "1,2,3,", "1,2,3,4,")),
         "sample --size 10",
         "sample --size 0x10",
         "sample --size 99999x99999",
@@ -319,7 +420,7 @@ def test_info_tells_of_whole_and_cut_files() -> None:
         assert part in text
     assert "cut: 1 of 2 levels" in run("info", "cut.vqc").stdout
     fields = json.loads(run("info", "a.vqc", "--json").stdout)
-    assert fields["level_bytes"] == [8, 4]
+    assert fields["part_bytes"] == [8, 4]
     assert (fields["complete"], fields["num_bytes"], fields["model"]) == (True, len(data), None)
 
 
@@ -341,6 +442,15 @@ def test_verify_goes_on_after_a_bad_file() -> None:
     assert "error: bad.vqc: chunk" in result.stderr
     assert "error: text.vqc: not a .vqc file" in result.stderr
     assert run("verify", "a.vqc").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_pixel_limits_are_one_line(command: str) -> None:
+    result = run(command, vqc("a.vqc"), "--max-pixels", "23")
+    reason = "6 x 4 is more than 23 pixels; --max-pixels sets the limit"
+    line = f"vqcodec: error: a.vqc: chunk b'header' at byte 16: {reason}\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "", line)
+    assert run(command, "a.vqc", "--max-pixels", "24").exit_code == 0
 
 
 def test_samples_make_a_contact_sheet(codec: FakeCodec) -> None:

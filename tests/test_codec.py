@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 from PIL import Image
 
 import vqcodec
-from vqcodec import codec, container, registry
+from vqcodec import codec, container, grids, registry, tiles, windows
 from vqcodec.drawings import draw
-from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
+from vqcodec.errors import BitstreamError, CorruptChunk, ModelError, TargetError
 
 SIZES = [(1, 1), (1, 40), (40, 1), (16, 16), (17, 33), (63, 65)]
 
@@ -32,7 +33,7 @@ def model(request: pytest.FixtureRequest, tiny_weights: dict[str, Path]) -> str:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("effort", [0, 1])
+@pytest.mark.parametrize("effort", [0, 1, 2])
 def test_round_trip_of_any_size(model: str, size: tuple[int, int], effort: int) -> None:
     data = codec.compress(picture(*size), 60, effort=effort, model=model)
     codec.verify(data, model=model)
@@ -57,9 +58,10 @@ def test_search_beats_marginal_assignment() -> None:
     costs = []
     for effort in (0, 1):
         data = codec.compress(source, 50, effort=effort, model=model)
-        grids = codec.read_grids(data, model=model).grids
-        latent = codec._encode(loaded, np.asarray(source), 50)
-        tensors = [torch.from_numpy(grid.astype(np.int64))[None] for grid in grids]
+        chosen = grids.read_grids(data, model=model).grids
+        (tile,) = tiles.split(96, 96, loaded.config.strides[0])
+        latent = windows.encode(loaded, np.asarray(source), tile, 50)
+        tensors = [torch.from_numpy(grid.astype(np.int64))[None] for grid in chosen]
         decoded = loaded.quantizer.dequantize(tensors, *latent.shape[2:])
         error = float((latent - decoded).square().sum())
         costs.append(error + loaded.config.lambda_at(50) * 8 * len(data))
@@ -69,29 +71,70 @@ def test_search_beats_marginal_assignment() -> None:
 def test_fewer_levels_are_a_coarser_picture(tiny_weights: dict[str, Path]) -> None:
     model, source = str(tiny_weights["residual"]), picture(64, 64, seed=5)
     data = codec.compress(source, 100, model=model)
-    count = len(container.parse(data).levels)
+    count = container.parse(data).level_count
     scores = [
         psnr_db(codec.decompress(data, levels=n, model=model), source) for n in range(1, count + 1)
     ]
     assert scores[-1] == max(scores) and scores[0] < scores[-1]
     short = codec.compress(source, 100, levels=2, model=model)
-    assert len(container.parse(short).levels) == 2 and len(short) < len(data)
+    assert container.parse(short).level_count == 2 and len(short) < len(data)
+
+
+def test_a_region_is_a_part_of_the_picture(tiny_weights: dict[str, Path], small_tiles: int) -> None:
+    width, height, rng = 50, 40, np.random.default_rng(0)
+    names = ["vq-vae", "vq-vae-2", "residual", "vq-vae"]
+    for name, mode in zip(names, ["RGB", "L", "LA", "RGBA"], strict=True):
+        model = str(tiny_weights[name])
+        source = picture(width, height).convert(mode)
+        if "A" in mode:
+            source.putalpha(Image.linear_gradient("L").resize((width, height)))
+        data = codec.compress(source, 80, effort=0, model=model)
+        whole = codec.decompress(data, model=model)
+        assert (whole.mode, whole.size) == (mode, (width, height))
+        boxes = [(0, 0, width, height), (49, 39, 50, 40), (15, 15, 17, 33)]
+        for _ in range(2):
+            left, right = sorted(rng.choice(width + 1, 2, replace=False).tolist())
+            top, bottom = sorted(rng.choice(height + 1, 2, replace=False).tolist())
+            boxes.append((left, top, right, bottom))
+        for left, top, right, bottom in boxes:
+            region = left, top, right - left, bottom - top
+            part = codec.decompress(data, region=region, model=model)
+            assert (part.mode, part.size) == (mode, region[2:])
+            assert part.tobytes() == whole.crop((left, top, right, bottom)).tobytes()
+
+
+def test_tiles_of_full_size(model: str) -> None:
+    source = Image.fromarray(draw(np.random.default_rng(0), 32)[:8]).resize((1100, 8))
+    data = codec.compress(source, 60, effort=0, model=model)
+    codec.verify(data, model=model)
+    parsed = container.parse(data)
+    assert len(parsed.parts) == 2 * container.part_count(parsed.level_count)
+    whole = codec.decompress(data, model=model)
+    assert whole.size == (1100, 8)
+    part = codec.decompress(data, region=(520, 2, 100, 5), model=model)
+    assert part.tobytes() == whole.crop((520, 2, 620, 7)).tobytes()
+    coarse = codec.decompress(data, region=(520, 2, 100, 5), levels=1, model=model)
+    assert (
+        coarse.tobytes()
+        == codec.decompress(data, levels=1, model=model).crop((520, 2, 620, 7)).tobytes()
+    )
 
 
 def test_every_truncation_gives_fewer_levels_or_an_error(tiny_weights: dict[str, Path]) -> None:
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(40, 24), 100, model=model)
-    whole = codec.read_grids(data, model=model).grids
+    whole = grids.read_grids(data, model=model).grids
     decoded_levels = set()
     for keep in range(len(data)):
         with pytest.raises(BitstreamError):
             codec.decompress(data[:keep], model=model)
         try:
-            grids = codec.read_grids(data[:keep], allow_truncated=True, model=model).grids
+            found = grids.read_grids(data[:keep], allow_truncated=True, model=model).grids
         except BitstreamError:
             continue
-        decoded_levels.add(len(grids))
-        for got, want in zip(grids, whole, strict=False):
+        decoded_levels.add(len(found))
+        for got, want in zip(found, whole, strict=False):
+            assert got.dtype == np.uint16 and got.ndim == 3
             np.testing.assert_array_equal(got, want)
     assert len(decoded_levels) > 1  # some cuts left several levels
 
@@ -110,13 +153,14 @@ def test_wrong_indices_are_an_error_and_not_a_picture(tiny_weights: dict[str, Pa
     """A payload with a sound CRC that decodes to other indices than were coded."""
     model = str(tiny_weights["vq-vae"])
     parsed = container.parse(codec.compress(picture(32, 32), 60, model=model))
-    entry = container.LevelEntry(parsed.levels[0].words, parsed.levels[0].check ^ 1)
+    entry = container.Part(parsed.parts[0].words, parsed.parts[0].check ^ 1)
     forged = container.Container(
         width=parsed.width,
         height=parsed.height,
         quality=parsed.quality,
         model_id=parsed.model_id,
-        levels=(entry,),
+        level_count=1,
+        parts=(entry,),
         payload=parsed.payload,
     )
     with pytest.raises(CorruptChunk, match="checksum"):
@@ -143,10 +187,74 @@ def test_alpha_grey_and_metadata_survive(tiny_weights: dict[str, Path]) -> None:
     assert "icc_profile" not in codec.decompress(stripped, model=model).info
 
 
-@pytest.mark.parametrize("bad", [{"quality": -1}, {"quality": 101}, {"effort": 3}, {"levels": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"quality": -1}, {"quality": 101}, {"effort": 3}, {"levels": 0}),
+        *({"size": 0}, {"size": 9, "psnr": 9}, {"quality": 50, "bpp": 1}),
+    ],
+)
 def test_arguments_out_of_range(tiny_weights: dict[str, Path], bad: dict[str, int]) -> None:
     with pytest.raises(ValueError):
         codec.compress(picture(8, 8), model=str(tiny_weights["vq-vae"]), **bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_targets_are_hit(tiny_weights: dict[str, Path], effort: int) -> None:
+    """As near as a model of a few steps allows, whose bytes jump from one quality to the next."""
+    model, source = str(tiny_weights["residual"]), picture(160, 128, seed=3)
+    found: list[float] = []
+    notes: list[str] = []
+
+    def compress(quality: float | None = None, **target: Any) -> bytes:
+        found.clear()
+        listen: dict[str, Any] = {"found": found.append, "notes": notes.append}
+        return codec.compress(source, quality, effort=effort, model=model, **listen, **target)
+
+    low, high = len(compress(0)), len(compress(100))
+    assert found == [100]
+    size = round((low * high) ** 0.5)
+    data = compress(size=size)
+    assert low <= len(data) <= size
+    assert data == compress(found[0])
+    assert len(compress(size=9 * high)) == high and found == [100]
+    bpp = 8 * size / (160 * 128)
+    got = 8 * len(compress(bpp=bpp)) / (160 * 128)
+    assert got == pytest.approx(bpp, rel=0.0201) or "is the nearest to" in notes[0]
+    psnr = psnr_db(codec.decompress(data, model=model), source) + 0.1
+    closer = codec.decompress(compress(psnr=psnr), model=model)
+    assert psnr <= psnr_db(closer, source)
+
+
+def test_targets_out_of_reach_are_errors(tiny_weights: dict[str, Path]) -> None:
+    model, source = str(tiny_weights["vq-vae"]), picture(40, 24)
+    smallest = len(codec.compress(source, 0, model=model))
+    with pytest.raises(TargetError, match=f"quality 0 takes {smallest} bytes"):
+        codec.compress(source, size=smallest - 1, model=model)
+    with pytest.raises(TargetError, match="quality 100 gives"):
+        codec.compress(source, bpp=500, model=model)
+    with pytest.raises(TargetError, match="quality 100 gives"):
+        codec.compress(source, psnr=99, model=model)
+
+
+def test_psnr_counts_what_is_decoded(tiny_weights: dict[str, Path]) -> None:
+    """Of a grey picture with opacity: the colours below it, as grey as they are decoded."""
+    model, source = str(tiny_weights["residual"]), picture(64, 64, seed=5).convert("LA")
+    source.putalpha(
+        Image.fromarray(np.arange(4096, dtype=np.uint16).astype(np.uint8).reshape(64, 64))
+    )
+    first = codec.decompress(codec.compress(source, 40, model=model), model=model)
+    wanted = psnr_db(first.getchannel("L"), source.getchannel("L"))
+    decoded = codec.decompress(codec.compress(source, psnr=wanted, model=model), model=model)
+    assert decoded.mode == "LA"
+    assert psnr_db(decoded.getchannel("L"), source.getchannel("L")) >= wanted - 1e-6
+
+
+def test_progress_of_a_search_never_falls(tiny_weights: dict[str, Path]) -> None:
+    shares: list[float] = []
+    model, source = str(tiny_weights["residual"]), picture(64, 64)
+    codec.compress(source, psnr=1, model=model, progress=shares.append)
+    assert len(shares) > 3 and shares == sorted(shares) and min(shares) >= 0 and max(shares) <= 1
 
 
 def test_decompressing_no_levels_is_the_callers_mistake(tiny_weights: dict[str, Path]) -> None:
@@ -163,7 +271,7 @@ def test_lack_of_memory_is_a_memory_error(
     def greedy(*arguments: object) -> None:
         torch.empty(10**15)  # torch raises a RuntimeError
 
-    monkeypatch.setattr(codec, "_encode", greedy)
+    monkeypatch.setattr(windows, "encode", greedy)
     with pytest.raises(MemoryError):
         codec.compress(picture(8, 8), model=str(tiny_weights["vq-vae"]))
 

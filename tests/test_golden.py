@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vqcodec import codec, registry
-from vqcodec.coder import decode_grids
+from vqcodec import codec, container, grids, registry
 from vqcodec.errors import VqcodecError
 from vqcodec.exact_prior import ExactPrior
 
@@ -33,17 +32,17 @@ SCRIPT = """
 import sys
 from hashlib import sha256
 from pathlib import Path
-from vqcodec import codec
+from vqcodec import grids
 for path in map(Path, sys.argv[1:]):
     weights = path.with_name("tiny.safetensors")
-    model = str(weights) if path.stem == "tiny" else "photo"
-    grids = codec.read_grids(path.read_bytes(), model=model).grids
-    print(path.stem, sha256(b"".join(g.astype("<i4").tobytes() for g in grids)).hexdigest())
+    model = str(weights) if path.stem.startswith("tiny") else "photo"
+    found = grids.read_grids(path.read_bytes(), model=model).grids
+    print(path.stem, sha256(b"".join(g.astype("<i4").tobytes() for g in found)).hexdigest())
 """
 
 
 def model_of(name: str) -> str:
-    return str(GOLDEN / "v0" / "tiny.safetensors") if name == "tiny" else "photo"
+    return str(GOLDEN / "v0" / "tiny.safetensors") if name.startswith("tiny") else "photo"
 
 
 def expected(name: str) -> str:
@@ -52,7 +51,7 @@ def expected(name: str) -> str:
 
 
 def test_there_are_golden_files() -> None:
-    assert NAMES == ["photo-q10", "photo-q50", "photo-q90", "tiny"]
+    assert NAMES == ["photo-q10", "photo-q50", "photo-q90", "tiny", "tiny-tiles"]
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map("=".join, s.items())))
@@ -68,15 +67,22 @@ def test_same_indices_in_every_configuration(setting: dict[str, str]) -> None:
     assert done.stdout.split() == [word for name in NAMES for word in (name, expected(name))]
 
 
+def test_a_golden_file_has_several_tiles() -> None:
+    parsed = container.parse((GOLDEN / "v0" / "tiny-tiles.vqc").read_bytes())
+    assert container.tile_count(parsed.width, parsed.height) > 1
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_same_indices_with_float64(name: str) -> None:
+def test_same_indices_with_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = registry.load(model_of(name))
-    parsed = codec.container.parse((GOLDEN / "v0" / f"{name}.vqc").read_bytes())
     tensors = {k: v for k, v in loaded.tensors.items() if k.startswith("prior.")}
     prior = ExactPrior(loaded.config, tensors, dtype=np.float64)
-    shapes = loaded.config.grid_shapes(parsed.height, parsed.width)[: len(parsed.levels)]
-    grids = decode_grids(prior, parsed.payload, shapes, parsed.quality, parsed.word_ends)
-    assert sha256(b"".join(g.astype("<i4").tobytes() for g in grids)).hexdigest() == expected(name)
+    monkeypatch.setitem(loaded.__dict__, "prior", prior)  # in place of the cached one
+    data = (GOLDEN / "v0" / f"{name}.vqc").read_bytes()
+    found = grids.read_grids(data, model=model_of(name))
+    assert found.model.prior is prior
+    indices = b"".join(grid.astype("<i4").tobytes() for grid in found.grids)
+    assert sha256(indices).hexdigest() == expected(name)
 
 
 @pytest.mark.parametrize("path", sorted((GOLDEN / "bad").glob("*")), ids=lambda path: path.name)

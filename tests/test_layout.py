@@ -19,19 +19,32 @@ STAGES = {
     "quantizer": set(),
     "prior": set(),
     "exact_prior": set(),
+    "probe": {"exact_prior"},
     "coder": {"exact_prior"},
     "container": set(),
     "registry": {"autoencoder", "quantizer", "exact_prior"},
     "search": {"registry", "exact_prior", "coder"},
-    "codec": {"image", "registry", "search", "exact_prior", "coder", "container"},
+    "target": set(),
+    "refine": {"registry"},
+    "tiles": {"container"},
+    "windows": {"image", "registry", "tiles"},
+    "grids": {
+        *("coder", "container", "exact_prior", "refine", "registry", "search", "tiles"),
+        "windows",
+    },
+    "codec": {
+        *("image", "registry", "exact_prior", "container", "grids", "tiles", "windows"),
+        *("metrics", "target"),
+    },
     "data": {"drawings"},
     "objective": {"autoencoder", "quantizer", "prior"},
     "checkpoint": set(),
     "loop": set(),
     "train": {
         *("registry", "autoencoder", "quantizer", "prior", "data"),
-        *("objective", "loop", "checkpoint"),
+        *("objective", "loop", "checkpoint", "exact_prior", "probe"),
     },
+    "doctor": {"registry", "exact_prior", "probe"},
     "demo": {"codec", "drawings", "files", "image", "metrics"},
     "bdrate": set(),
     "metrics": set(),
@@ -44,15 +57,18 @@ STAGES = {
     "options": {"files", "console", "container", "image", "__init__"},
     "sheet": set(),
     "cli": {
-        *("files", "console", "options", "codec", "demo", "evaluate", "image", "peers"),
-        *("registry", "report", "sheet", "train"),
+        *("files", "console", "options", "codec", "container", "demo", "evaluate", "image"),
+        *("peers", "registry", "report", "sheet", "train", "doctor"),
     },
     "__main__": {"cli"},
     "__init__": {"codec", "errors"},
     "config": set(),
     "errors": set(),
 }
-NO_TORCH = {"errors", "config", "image", "exact_prior", "coder", "container", "registry", "codec"}
+NO_TORCH = {
+    *("errors", "config", "image", "exact_prior", "coder", "container", "registry", "codec"),
+    *("target", "tiles", "windows", "grids", "probe", "doctor"),
+}
 
 
 def imports(path: Path) -> set[str]:

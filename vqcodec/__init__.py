@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         ImageError,
         ModelError,
         NotVqcodecFile,
+        RegionError,
+        TargetError,
         UnsupportedVersion,
         VqcodecError,
     )
@@ -29,6 +31,8 @@ __all__ = [
     "ImageError",
     "ModelError",
     "NotVqcodecFile",
+    "RegionError",
+    "TargetError",
     "UnsupportedVersion",
     "VqcodecError",
     "__version__",

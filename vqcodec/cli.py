@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqcodec import files
+from vqcodec import container, files
 from vqcodec.console import (
     Advance,
     Report,
@@ -23,19 +23,27 @@ from vqcodec.console import (
 )
 from vqcodec.files import PICTURES, STREAM, Job
 from vqcodec.options import (
+    Bpp,
     Effort,
     Force,
     Inputs,
     Json,
     Levels,
+    MaxPixels,
     ModelName,
     Output,
+    Psnr,
     Quality,
+    QualityOrTarget,
     Recursive,
+    Region,
+    Size,
     Weights,
     finite,
+    one_of,
     parse_names,
     parse_qualities,
+    parse_region,
     parse_size,
     picture_suffix,
     plan_jobs,
@@ -77,7 +85,10 @@ def main(
 def compress(
     inputs: Inputs,
     output: Output = None,
-    quality: Quality = 50,
+    quality: QualityOrTarget = None,
+    bpp: Bpp = None,
+    size: Size = None,
+    psnr: Psnr = None,
     effort: Effort = 1,
     levels: Levels = None,
     model: ModelName = "photo",
@@ -86,7 +97,12 @@ def compress(
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
-    """Compress pictures into .vqc files, beside them or at OUT."""
+    """Compress pictures into .vqc files, beside them or at OUT.
+
+    The quality is -q, or what --bpp, --size or --psnr needs, found by trying 4 or 5, for each
+    picture anew.
+    """
+    one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
 
@@ -94,22 +110,27 @@ def compress(
         from vqcodec import codec  # imports torch, seconds: keep it out of --help
 
         start = time.perf_counter()
+        found: list[float] = []
         data = codec.compress(
             files.read_stdin() if job.source == STREAM else job.source,
             quality=quality,
+            bpp=bpp,
+            size=size,
+            psnr=psnr,
             effort=effort,
             levels=levels,
             model=model,
             strip=strip,
             notes=lambda text: report.note(job.source, text),
+            found=found.append,
             progress=advance,
         )
         files.write(job.target, data, force, job.new_folders)
-        fields = describe_file(data)
+        fields = describe_file(data) | {"quality": found[0]}
         report.done(
             job,
-            f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp",
-            **fields | {"quality": quality},
+            f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp, quality {found[0]:g}",
+            **fields,
             seconds=round(time.perf_counter() - start, 3),
         )
 
@@ -121,16 +142,18 @@ def decompress(
     inputs: Inputs,
     output: Output = None,
     levels: Levels = None,
+    region: Region = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Decode what there is of a file that was cut.")
     ] = False,
     model: Weights = None,
+    max_pixels: MaxPixels = container.MAX_PIXELS,
     force: Force = False,
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
     """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
-    suffix = picture_suffix(output)
+    suffix, box = picture_suffix(output), parse_region(region) if region is not None else None
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
 
@@ -142,17 +165,19 @@ def decompress(
         picture = codec.decompress(
             data,
             levels=levels,
+            region=box,
             allow_truncated=partial,
             model=model,
+            max_pixels=max_pixels,
             notes=lambda text: report.note(job.source, text),
             progress=advance,
         )
-        written = image.write_picture(image.from_pil(picture), suffix)
+        written = image.write_picture(image.from_pil(picture, max_pixels=max_pixels), suffix)
         files.write(job.target, written, force, job.new_folders)
         report.done(
             job,
             f"{picture.width} x {picture.height}",
-            **describe_file(data),
+            **describe_file(data, max_pixels),
             output_bytes=len(written),
             seconds=round(time.perf_counter() - start, 3),
         )
@@ -161,14 +186,16 @@ def decompress(
 
 
 @app.command()
-def info(inputs: Inputs, as_json: Json = False) -> None:
+def info(
+    inputs: Inputs, max_pixels: MaxPixels = container.MAX_PIXELS, as_json: Json = False
+) -> None:
     """Show what .vqc files hold: size, quality, model, bytes of each level. Also of cut files."""
     report = Report(as_json)
 
     def work(job: Job, advance: Advance) -> None:
         from vqcodec import registry
 
-        fields = describe_file(files.read_vqc(job.source))
+        fields = describe_file(files.read_vqc(job.source), max_pixels)
         name = registry.name_of(bytes.fromhex(fields["model_id"]))
         fields = {"input": job.source, **fields, "model": name}
         report.show(info_text(fields), **fields)
@@ -177,14 +204,16 @@ def info(inputs: Inputs, as_json: Json = False) -> None:
 
 
 @app.command()
-def verify(inputs: Inputs, model: Weights = None) -> None:
+def verify(
+    inputs: Inputs, model: Weights = None, max_pixels: MaxPixels = container.MAX_PIXELS
+) -> None:
     """Decode .vqc files and check every checksum; the exit status is 0 if all are right."""
     report = Report()
 
     def work(job: Job, advance: Advance) -> None:
         from vqcodec import codec
 
-        codec.verify(files.read_vqc(job.source), model)
+        codec.verify(files.read_vqc(job.source), model, max_pixels=max_pixels)
         report.show(f"{one_line(job.source)}: ok")
 
     report.each([Job(name, STREAM) for name in inputs], work)
@@ -216,6 +245,8 @@ def train(
     ] = 0.4,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of all that is random.")] = 0,
     threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 takes all.")] = 0,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    batch: Annotated[int, typer.Option(min=0, metavar="N", help="Crops a step; 0 decides.")] = 0,
     force: Force = False,
 ) -> None:
     """Train a model, by default on drawn pictures; the log goes to OUT.jsonl."""
@@ -234,6 +265,8 @@ def train(
         prior_share=prior_share,
         seed=seed,
         threads=threads,
+        device=device,
+        batch=batch,
     )
     with display.bar:
         training.run(options, display)
@@ -354,3 +387,18 @@ def models(as_json: Json = False) -> None:
     for card in cards:
         row = f"{card.name:{width}}  {card.model_id}  {card.num_bytes:10}  {card.note}"
         report.show(row.rstrip(), **asdict(card))
+
+
+@app.command()
+def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
+    """Check that this machine computes exactly, however it does; the exit status is 0 if so."""
+    from vqcodec import doctor as examination
+
+    report = Report(as_json)
+    with report.bar:
+        found = examination.examine(model, Ticker(report.bar))
+    if not as_json:
+        examination.print_table(found)
+    report.show(one_line(found.verdict), **found.summary())
+    if not found.exact:
+        raise typer.Exit(1)

@@ -1,64 +1,83 @@
 """Compress, decompress, verify and sample: the story in one page. Newcomers read this first.
 
-picture -> latent (autoencoder) -> index grids (quantizer, by rate-distortion search along the
-prior's walk) -> payload (exact prior + range coder) -> .vqc (container), and back.
+picture -> tiles -> latent (windows: autoencoder) -> index grids (grids: quantizer, by
+rate-distortion search along the prior's walk) -> payload (exact prior + range coder) -> .vqc
+(container), and back.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec import container, image, registry
-from vqcodec.coder import IndexGrid, decode_grids, encode_grids
-from vqcodec.container import ALPHA, EXIF, ICC, XMP, Container, LevelEntry
-from vqcodec.errors import CorruptChunk, memory_errors
+from vqcodec import container, image, metrics, registry, windows
+from vqcodec.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
+from vqcodec.errors import memory_errors
 from vqcodec.exact_prior import Front, walk
+from vqcodec.grids import box_of, read_grids, write_tile
 from vqcodec.image import Picture
 from vqcodec.registry import Model
-from vqcodec.search import search
+from vqcodec.target import Goal, reach, set_goal
+from vqcodec.tiles import Tile, split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
-__all__ = ["Grids", "compress", "decompress", "read_grids", "sample", "verify"]
+__all__ = ["compress", "decompress", "sample", "verify"]
 
 
 @memory_errors()
 def compress(
     picture: "bytes | str | Path | Image",
-    quality: float = 50,
+    quality: float | None = None,
     *,
+    bpp: float | None = None,
+    size: int | None = None,
+    psnr: float | None = None,
     effort: int = 1,
     levels: int | None = None,
     model: str = "photo",
     strip: bool = False,
     notes: Callable[[str], None] | None = None,
+    found: Callable[[float], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> bytes:
     """Compress a picture; `decompress` is the inverse, up to the loss.
 
+    Instead of a quality, `bpp`, `size` or `psnr` may say what the file should come to; the quality
+    that does it is found by compressing 4 or 5 times, at most 12.
+
     Args:
         picture: a path, the bytes of a picture file, or a Pillow image.
-        quality: 0..100, continuous; bytes and PSNR grow with it.
-        effort: 0 picks indices by marginal code lengths, 1 by the prior's real ones.
+        quality: 0..100, continuous; bytes and PSNR grow with it. 50 where nothing is said.
+        bpp: bits of the whole file per pixel, hit within 2 %; where no quality does, the nearest.
+        size: bytes of the whole file, never exceeded; less by 2 % at most, where that can be.
+        psnr: dB of the decoded picture at least, over R, G and B; more by 0.05 at most, likewise.
+        effort: 0 picks indices by marginal code lengths, 1 by the prior's real ones, 2 also by what
+            they decode to, which takes about twice as long.
         levels: use only the first so many levels of the model.
         model: name of a shipped model, or path of a weights file.
         strip: leave out ICC, EXIF and XMP.
-        notes: told of each conversion that loses something.
+        notes: told of each conversion that loses something, and of a bpp that was not hit.
+        found: told the quality of the file.
         progress: told the share of the work done, 0..1.
     Returns:
         The bytes of a `.vqc` file.
     Raises:
         ImageError: the picture cannot be read or coded.
         ModelError: no such model.
-        ValueError: quality, effort or levels out of range.
+        TargetError: no quality comes to the bpp, size or psnr; the message says what does.
+        ValueError: quality, effort, levels, bpp, size or psnr out of range, or too many of them.
     """
-    if not 0 <= quality <= 100 or effort not in (0, 1) or (levels is not None and levels < 1):
+    goal = set_goal(bpp=bpp, size=size, psnr=psnr)
+    if goal and quality is not None:
+        raise ValueError(f"quality {quality} and a target of {goal.asked} {goal.unit}: one is free")
+    quality = 50 if quality is None else quality
+    if not 0 <= quality <= 100 or effort not in (0, 1, 2) or (levels is not None and levels < 1):
         raise ValueError(f"quality {quality}, effort {effort} or levels {levels} out of range")
     if isinstance(picture, bytes | str | Path):
         source = image.read_picture(picture, strip=strip)
@@ -68,32 +87,53 @@ def compress(
         for note in source.notes:
             notes(note)
     loaded = registry.load(model)
-    told = round(quality)
-    count = min(levels or len(loaded.config.levels), loaded.levels_worth(told))
-    latent = _encode(loaded, source.rgb, told)
-    if effort == 0:
-        grids = _quantize(loaded, latent, quality, count)
-        payload, ends = encode_grids(loaded.prior, grids, told)
-    else:
-        grids, payload, ends = search(loaded, latent, quality, count, progress)
-    starts = [0, *ends[:-1]]
     chunks = [(ALPHA, image.encode_alpha(source.alpha) if source.alpha is not None else None)]
     chunks += [(ICC, source.icc), (EXIF, source.exif), (XMP, source.xmp)]
+    encode = partial(_compress, loaded, source, chunks, effort, levels)
+    if goal:
+        quality, data = _hit(goal, encode, source, model, notes, progress)
+    else:
+        data = encode(quality, progress)
+    if found:
+        found(quality)
+    return data
+
+
+def _compress(
+    loaded: Model,
+    source: Picture,
+    chunks: Sequence[tuple[bytes, bytes | None]],
+    effort: int,
+    levels: int | None,
+    quality: float,
+    progress: Callable[[float], None] | None,
+) -> bytes:
+    """The file of a picture, with its chunks, at a quality."""
+    told, (height, width) = round(quality), source.rgb.shape[:2]
+    count = min(levels or len(loaded.config.levels), loaded.levels_worth(told))
+    tiles = split(height, width, loaded.config.strides[0])
+    coded = []
+    for tile in tiles:
+        advance = partial(_advance, progress, tile.number, len(tiles)) if progress else None
+        coded.append([*write_tile(loaded, source.rgb, tile, quality, effort, count, advance)])
+    entries = list(itertools.chain(*zip(*coded, strict=True)))  # part after part
     return container.pack(
         Container(
-            width=source.rgb.shape[1],
-            height=source.rgb.shape[0],
+            width=width,
+            height=height,
             quality=told,
             model_id=loaded.model_id,
-            levels=tuple(
-                LevelEntry(end - start, container.checksum_indices(grid))
-                for start, end, grid in zip(starts, ends, grids, strict=True)
-            ),
-            payload=payload,
+            level_count=count,
+            parts=tuple(part for part, _ in entries),
+            payload=b"".join(words for _, words in entries),
             grey=source.grey,
             chunks=tuple((kind, data) for kind, data in chunks if data is not None),
         )
     )
+
+
+def _advance(progress: Callable[[float], None], number: int, count: int, share: float) -> None:
+    progress((number + share) / count)
 
 
 @memory_errors()
@@ -101,8 +141,10 @@ def decompress(
     data: bytes,
     *,
     levels: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
     allow_truncated: bool = False,
     model: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     notes: Callable[[str], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> "Image":
@@ -110,32 +152,51 @@ def decompress(
 
     Args:
         levels: decode only the first so many levels: a coarser picture, sooner.
+        region: (x, y, width, height): decode only this part, from the tiles that it needs.
         allow_truncated: decode what there is of a file that was cut.
         model: name or path of the weights, where they are not among those shipped.
+        max_pixels: refuse larger pictures, before memory is taken.
         notes: told what a cut file lost.
         progress: told the share of the work done, 0..1.
     Raises:
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
+        RegionError: the region is not inside the picture.
         ValueError: levels below 1.
     """
-    found = read_grids(data, levels=levels, allow_truncated=allow_truncated, model=model)
-    parsed, loaded, grids = found.container, found.model, found.grids
-    if progress:
-        progress(0.7)  # what is left is the network, about a third of the time
+
+    def advance(share: float) -> None:
+        if progress:
+            progress(0.7 * share)  # what is left is the network, about a third of the time
+
+    found = read_grids(
+        data,
+        levels=levels,
+        allow_truncated=allow_truncated,
+        model=model,
+        region=region,
+        max_pixels=max_pixels,
+        progress=advance,
+    )
+    parsed = found.container
     if notes and not parsed.complete:
-        notes(f"the file was cut: decoded {len(grids)} of {len(parsed.levels)} levels")
+        arrived = f"{parsed.levels_present} of {parsed.level_count} levels arrived whole"
+        notes(f"the file was cut: {arrived}")
         for kind in parsed.lost:
             notes(f"the file was cut: its {kind.decode()} is lost")
-    rgb = _decode(loaded, grids, parsed.quality, parsed.height, parsed.width)
-    alpha = parsed.chunk(ALPHA)
+    box = box_of(parsed, region)
+    rgb = _decode(found.model, found.grids, parsed.quality, parsed.height, parsed.width, box)
+    alpha = None
+    if (data_of_alpha := parsed.chunk(ALPHA)) is not None:
+        alpha = image.decode_alpha(data_of_alpha, parsed.width, parsed.height)
+        alpha = alpha[box.top : box.bottom, box.left : box.right]
     if parsed.grey:
         rgb = np.repeat(_luma(rgb)[..., None], 3, axis=2)
     return image.to_pil(
         Picture(
             rgb=rgb,
             grey=parsed.grey,
-            alpha=None if alpha is None else image.decode_alpha(alpha, parsed.width, parsed.height),
+            alpha=alpha,
             icc=parsed.chunk(ICC),
             exif=parsed.chunk(EXIF),
             xmp=parsed.chunk(XMP),
@@ -143,14 +204,17 @@ def decompress(
     )
 
 
-def verify(data: bytes, model: str | None = None) -> None:
+def verify(data: bytes, model: str | None = None, *, max_pixels: int = MAX_PIXELS) -> None:
     """Decode everything but the pixels and check every checksum; needs no torch.
 
+    Args:
+        model: name or path of the weights, where they are not among those shipped.
+        max_pixels: refuse larger pictures, before memory is taken.
     Raises:
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
     """
-    parsed = read_grids(data, model=model).container
+    parsed = read_grids(data, model=model, max_pixels=max_pixels).container
     if (alpha := parsed.chunk(ALPHA)) is not None:
         image.decode_alpha(alpha, parsed.width, parsed.height)
 
@@ -184,11 +248,66 @@ def sample(
 
     shapes = loaded.config.grid_shapes(size[1], size[0])[: loaded.levels_worth(quality)]
     grids = walk(loaded.prior, shapes, quality, draw, batch=count)
-    pictures = []
+    pictures, box = [], Tile(0, 0, 0, size[1], size[0])
     for row in range(count):
-        rgb = _decode(loaded, [grid[row] for grid in grids], quality, size[1], size[0])
+        rgb = _decode(loaded, [grid[row] for grid in grids], quality, size[1], size[0], box)
         pictures.append(image.to_pil(Picture(rgb=rgb)))
     return pictures
+
+
+def _decode(
+    model: Model,
+    grids: Sequence[NDArray[np.integer[Any]]],
+    quality: int,
+    height: int,
+    width: int,
+    box: Tile,
+) -> NDArray[np.uint8]:
+    """Samples (h, w, 3) of a box of the picture that grids (h_l, w_l, S_l) stand for."""
+    rgb = np.empty((box.bottom - box.top, box.right - box.left, 3), np.uint8)
+    for tile, samples in windows.decode(model, grids, quality, height, width, box):
+        top, left = max(tile.top, box.top), max(tile.left, box.left)
+        bottom, right = min(tile.bottom, box.bottom), min(tile.right, box.right)
+        rows, cols = (
+            slice(top - tile.top, bottom - tile.top),
+            slice(left - tile.left, right - tile.left),
+        )
+        rgb[top - box.top : bottom - box.top, left - box.left : right - box.left] = samples[
+            rows, cols
+        ]
+    return rgb
+
+
+def _hit(
+    goal: Goal,
+    encode: Callable[[float, Callable[[float], None]], bytes],
+    source: Picture,
+    model: str,
+    notes: Callable[[str], None] | None,
+    progress: Callable[[float], None] | None,
+) -> tuple[float, bytes]:
+    """The quality that hits a goal, and the file."""
+    numbers = itertools.count()
+
+    def attempt(quality: float) -> bytes:
+        number = next(numbers)
+
+        def advance(share: float) -> None:
+            if progress:
+                progress(1 - 0.75 ** (number + share))  # nobody knows how many there will be
+
+        return encode(quality, advance)
+
+    def measure(data: bytes) -> float:
+        if goal.unit == "dB":
+            decoded = image.from_pil(decompress(data, model=model))
+            return metrics.psnr_db(source.rgb, decoded.rgb)
+        return 8 * len(data) / (source.width * source.height) if goal.unit == "bpp" else len(data)
+
+    best = reach(goal, attempt, measure)
+    if notes and not goal.will_do(best.value):
+        notes(f"{best.value:.5g} {goal.unit} is the nearest to {goal.asked} {goal.unit}")
+    return best.quality, best.data
 
 
 def _luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -197,84 +316,12 @@ def _luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return mean
 
 
-def _encode(model: Model, rgb: NDArray[np.uint8], quality: int) -> "Tensor":
-    """Latent (1, D, h, w) of a picture (H, W, 3), padded to the coarsest stride."""
-    import torch
-
-    padded = image.pad(rgb, model.config.levels[0].stride)
-    x = torch.from_numpy(padded).permute(2, 0, 1)[None].float() / 255
-    with torch.inference_mode():
-        return model.autoencoder.encode(x, torch.tensor([quality]))
-
-
-def _decode(
-    model: Model, grids: Sequence[IndexGrid], quality: int, height: int, width: int
-) -> NDArray[np.uint8]:
-    """Picture (height, width, 3) of the grids (h_l, w_l) of the first levels."""
-    import torch
-
-    base = model.config.grid_shapes(height, width)[-1]
-    with torch.inference_mode():
-        tensors = [torch.from_numpy(grid.astype(np.int64))[None] for grid in grids]
-        latent = model.quantizer.dequantize(tensors, *base)
-        x = model.autoencoder.decode(latent, torch.tensor([quality]))[0]
-        rgb = x.clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    return image.crop(rgb.permute(1, 2, 0).numpy(), height, width)
-
-
-def _quantize(model: Model, latent: "Tensor", quality: float, count: int) -> list[IndexGrid]:
-    import torch
-
-    quantized = model.quantizer(latent, torch.tensor([quality]), levels=count)
-    return [grid[0].numpy().astype(np.int32) for grid in quantized.grids]
-
-
-@dataclass(frozen=True)
-class Grids:
-    """What a `.vqc` file holds, entropy-decoded and checked: all but the pixels."""
-
-    container: Container
-    model: Model
-    grids: list[IndexGrid]  # (h_l, w_l) per decoded level, coarse first
-
-
-def read_grids(
-    data: bytes,
-    *,
-    levels: int | None = None,
-    allow_truncated: bool = False,
-    model: str | None = None,
-) -> Grids:
-    """Parse a file, find its model, decode the index grids and check them; needs no torch.
-
-    Raises:
-        BitstreamError, ModelError, ValueError: as `decompress`.
-    """
-    if levels is not None and levels < 1:
-        raise ValueError(f"levels {levels} out of range")
-    parsed = container.parse(data, allow_truncated=allow_truncated)
-    loaded = registry.find(parsed.model_id, model)
-    shapes = loaded.config.grid_shapes(parsed.height, parsed.width)
-    if len(parsed.levels) > len(shapes):
-        raise CorruptChunk(b"header", 0, f"{len(parsed.levels)} levels, model has {len(shapes)}")
-    count = min(levels or len(shapes), parsed.levels_present)
-    if count == 0:
-        raise CorruptChunk(b"payload", len(data), "the file was cut before its first level ended")
-    grids = decode_grids(
-        loaded.prior, parsed.payload, shapes[:count], parsed.quality, parsed.word_ends
-    )
-    for level, (grid, entry) in enumerate(zip(grids, parsed.levels, strict=False)):
-        if container.checksum_indices(grid) != entry.check:
-            raise CorruptChunk(b"payload", 0, f"level {level} does not match its checksum")
-    return Grids(parsed, loaded, grids)
-
-
 def _draw(
     rng: np.random.Generator, frequencies: NDArray[np.float64], temperature: float, top_p: float
 ) -> NDArray[np.int32]:
-    """One index per row of frequencies (batch, n, K): (batch, n)."""
+    """One index per row of frequencies (..., K): (...)."""
     if temperature == 0:
-        likeliest: IndexGrid = frequencies.argmax(-1).astype(np.int32)
+        likeliest: NDArray[np.int32] = frequencies.argmax(-1).astype(np.int32)
         return likeliest
     chances = frequencies / frequencies.max(-1, keepdims=True)  # the largest stays 1 at any power
     if temperature != 1:
@@ -286,5 +333,5 @@ def _draw(
         chances[chances < np.take_along_axis(order, last, -1)] = 0
     sums = chances.cumsum(-1)
     levels = rng.random(sums.shape[:-1])[..., None] * sums[..., -1:]
-    drawn: IndexGrid = np.minimum((sums <= levels).sum(-1), chances.shape[-1] - 1)
+    drawn: NDArray[np.int64] = np.minimum((sums <= levels).sum(-1), chances.shape[-1] - 1)
     return drawn.astype(np.int32)

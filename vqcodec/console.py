@@ -235,9 +235,9 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def describe_file(data: bytes) -> dict[str, Any]:
+def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[str, Any]:
     """What is said of a `.vqc` file as JSON; bytes are those of the whole file."""
-    parsed = container.parse(data, allow_truncated=True)
+    parsed = container.parse(data, allow_truncated=True, max_pixels=max_pixels)
     return {
         "num_bytes": len(data),
         "bpp": round(8 * len(data) / (parsed.width * parsed.height), 4),
@@ -247,9 +247,9 @@ def describe_file(data: bytes) -> dict[str, Any]:
         "grey": parsed.grey,
         "model_id": parsed.model_id.hex(),
         "complete": parsed.complete,
-        "levels": len(parsed.levels),
+        "levels": parsed.level_count,
         "levels_present": parsed.levels_present,
-        "level_bytes": [4 * entry.words for entry in parsed.levels],
+        "part_bytes": [4 * part.words for part in parsed.parts],
         "chunks": {kind.decode(): len(body) for kind, body in parsed.chunks},
         "chunks_lost": [kind.decode() for kind in parsed.lost],
     }
@@ -267,7 +267,7 @@ def info_text(fields: dict[str, Any]) -> str:
         "quality": fields["quality"],
         "model": f"{fields['model_id']} ({fields['model'] or 'not among those shipped'})",
         "file": f"{fields['num_bytes']} bytes, {fields['bpp']} bpp, {state}",
-        "levels": f"{fields['levels']}, bytes: {' '.join(map(str, fields['level_bytes']))}",
+        "levels": f"{fields['levels']}, bytes: {' '.join(map(str, fields['part_bytes']))}",
         "chunks": ", ".join(chunks) or "none",
     }
     return "\n".join([one_line(fields["input"]), *(f"  {k:8} {v}" for k, v in rows.items())])

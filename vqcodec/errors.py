@@ -6,7 +6,9 @@ VqcodecError                    everything vqcodec raises on purpose
 │   ├── NotVqcodecFile          wrong magic bytes
 │   ├── UnsupportedVersion      written by a newer format; the message says which
 │   └── CorruptChunk            truncated, checksum mismatch, field out of range
-└── ModelError                  unknown model, or weights with another hash than the file names
+├── ModelError                  unknown model, or weights with another hash than the file names
+├── RegionError                 the region asked for does not lie inside the picture
+└── TargetError                 no quality gives the bytes, bpp or PSNR asked for
 
 `ValueError` marks a caller's mistake and is not part of the tree.
 """
@@ -22,6 +24,8 @@ __all__ = [
     "ImageError",
     "ModelError",
     "NotVqcodecFile",
+    "RegionError",
+    "TargetError",
     "UnsupportedVersion",
     "VqcodecError",
     "memory_errors",
@@ -72,6 +76,14 @@ class CorruptChunk(BitstreamError):
 
 class ModelError(VqcodecError):
     """The model is unknown, or its weights have another hash than the file names."""
+
+
+class RegionError(VqcodecError, ValueError):
+    """The region asked for does not lie inside the picture."""
+
+
+class TargetError(VqcodecError):
+    """No quality gives the bytes, bpp or PSNR asked for; the message says what can be reached."""
 
 
 @contextmanager

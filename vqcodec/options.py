@@ -1,7 +1,9 @@
 """Command-line options that several commands share, and the checks of what they are given."""
 
 import math
+import re
 from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +14,28 @@ from vqcodec.console import Report
 from vqcodec.files import STREAM, Job
 
 __all__ = [
+    "Bpp",
     "Effort",
     "Force",
     "Inputs",
     "Json",
     "Levels",
+    "MaxPixels",
     "ModelName",
     "Output",
+    "Psnr",
     "Quality",
+    "QualityOrTarget",
     "Recursive",
+    "Region",
+    "Size",
     "Weights",
     "finite",
+    "one_of",
+    "parse_bytes",
     "parse_names",
     "parse_qualities",
+    "parse_region",
     "parse_size",
     "picture_suffix",
     "plan_jobs",
@@ -32,10 +43,40 @@ __all__ = [
 ]
 
 
+UNITS = {
+    **{"": 1, "b": 1},
+    **{"k": 1000, "kb": 1000, "kib": 1024},
+    **{"m": 1000**2, "mb": 1000**2, "mib": 1024**2},
+}
+
+
 def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no number that can be used")
     return value
+
+
+def positive(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value} is not a positive number")
+    return value
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from `20000`, `20kB` or `19.5KiB`; letters may be large or small."""
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([a-z]*)", text.strip().lower())
+    factor = UNITS.get(match[2]) if match else None
+    if match is None or factor is None:
+        raise typer.BadParameter(f"{text!r} is not a size, as in 20000, 20kB, 1.5MB or 64KiB")
+    if not (num_bytes := int(Decimal(match[1]) * factor)):
+        raise typer.BadParameter(f"{text!r} is less than a byte")
+    return num_bytes
+
+
+def one_of(**given: float | None) -> None:
+    """Refuse more than one of the options that decide on the quality."""
+    if len(names := [f"--{name}" for name, value in given.items() if value is not None]) > 1:
+        raise typer.BadParameter(f"{' and '.join(names)} exclude one another")
 
 
 def print_version(wanted: bool) -> None:
@@ -54,13 +95,51 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on st
 Recursive = Annotated[
     bool, typer.Option("-r", "--recursive", help="Take what is in directories; mirror it in OUT.")
 ]
+Region = Annotated[
+    str | None,
+    typer.Option("--region", metavar="X,Y,W,H", help="Only this part of the picture, in pixels."),
+]
 Levels = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Only the first N levels of the model.")
 ]
-Effort = Annotated[int, typer.Option(min=0, max=1, help="0 is faster, 1 smaller.")]
+MaxPixels = Annotated[
+    int,
+    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse files that claim more pixels."),
+]
+Effort = Annotated[int, typer.Option(min=0, max=2, help="0 is faster, 2 smaller.")]
 Quality = Annotated[
     float,
     typer.Option("-q", "--quality", min=0, max=100, callback=finite, help="More: larger, finer."),
+]
+QualityOrTarget = Annotated[
+    float | None,
+    typer.Option(
+        "-q",
+        "--quality",
+        min=0,
+        max=100,
+        callback=finite,
+        show_default="50",
+        help="More: larger, finer.",
+    ),
+]
+Bpp = Annotated[
+    float | None,
+    typer.Option(
+        metavar="BPP", callback=positive, help="Instead of -q: bits per pixel, within 2 %."
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        metavar="BYTES",
+        parser=parse_bytes,
+        help="Instead of -q: never more bytes than this; 20000, 20kB, 64KiB, 1.5MB.",
+    ),
+]
+Psnr = Annotated[
+    float | None,
+    typer.Option(metavar="DB", callback=positive, help="Instead of -q: the smallest that has it."),
 ]
 ModelName = Annotated[str, typer.Option(metavar="NAME", help="A shipped model or a weights file.")]
 Weights = Annotated[
@@ -120,6 +199,14 @@ def parse_size(text: str, count: int) -> tuple[int, int]:
     if int(width) * int(height) * count > container.MAX_PIXELS:
         raise typer.BadParameter(f"{count} x {text} is over {container.MAX_PIXELS} pixels")
     return int(width), int(height)
+
+
+def parse_region(text: str) -> tuple[int, int, int, int]:
+    """(x, y, width, height) from `X,Y,W,H`."""
+    numbers = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+    if text.count(",") != 3 or len(numbers) != 4 or 0 in numbers[2:]:
+        raise typer.BadParameter(f"{text!r} is not X,Y,WIDTH,HEIGHT, as in 0,0,640,480")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
 def parse_qualities(text: str) -> tuple[float, ...]:

@@ -26,9 +26,9 @@ def picture(width: int, height: int) -> Image.Image:
 
 def index_hash(data: bytes, model: str) -> str:
     """SHA-256 of all decoded indices, little-endian int32, level after level."""
-    from vqcodec import codec
+    from vqcodec.grids import read_grids
 
-    grids = codec.read_grids(data, model=model).grids
+    grids = read_grids(data, model=model).grids
     return sha256(b"".join(grid.astype("<i4").tobytes() for grid in grids)).hexdigest()
 
 
@@ -44,7 +44,7 @@ def tiny_weights() -> None:
     train.run(options, lambda record: None)
     model = registry.Model(path)
     state = {k: v for k, v in model.tensors.items() if not k.startswith("training.")}
-    registry.save(path, config, state, {"note": "for the tests"})
+    registry.save(path, config, state, {"note": "for the tests"}, model.probe)
     path.with_name(path.name + ".jsonl").unlink()
 
 
@@ -81,6 +81,7 @@ def main(what: str) -> None:
     if what != "photo":
         tiny_weights()
         write("tiny", str(HERE / "tiny.safetensors"), (53, 38), 70)
+        write("tiny-tiles", str(HERE / "tiny.safetensors"), (1043, 17), 70)
         write_bad()
     for quality in (10, 50, 90) if what != "tiny" else ():
         write(f"photo-q{quality}", "photo", (150, 100), quality)

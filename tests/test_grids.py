@@ -1,0 +1,231 @@
+"""grids.py: tiles of index grids, coded alone, read back together or in part."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from itertools import accumulate, chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from numpy.typing import NDArray
+from PIL import Image
+
+from vqcodec import codec, container, grids, registry, windows
+from vqcodec.container import Container
+from vqcodec.drawings import draw
+from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
+from vqcodec.tiles import Tile, split
+
+Index = NDArray[np.uint16]
+
+
+@lru_cache
+def picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(draw(np.random.default_rng(1), 300)[:height, :width])
+
+
+@pytest.fixture(params=TINY)
+def model(request: pytest.FixtureRequest, tiny_weights: dict[str, Path]) -> str:
+    return str(tiny_weights[request.param])
+
+
+def cut(grid: Index, stride: int, tile: Tile) -> Index:
+    """The part of a level's grid that lies in a tile."""
+    rows = slice(tile.top // stride, tile.bottom // stride)
+    return grid[rows, tile.left // stride : tile.right // stride]
+
+
+def by_tile(data: bytes, model: str, found: list[Index]) -> Iterator[tuple[Tile, list[Index]]]:
+    parsed, config = container.parse(data, allow_truncated=True), registry.load(model).config
+    for tile in split(parsed.height, parsed.width, config.strides[0]):
+        levels = zip(found, config.levels, strict=False)
+        yield tile, [cut(grid, level.stride, tile) for grid, level in levels]
+
+
+def levels_arrived(whole: Container, tile: int, num_bytes: int) -> int:
+    """Levels of a tile that can be decoded from so many bytes of the payload."""
+    tiles = container.tile_count(whole.width, whole.height)
+    ends, levels = [*accumulate(4 * part.words for part in whole.parts)], 0
+    for number in range(tile, len(ends), tiles):
+        # A part of no words is there as soon as the one before it is.
+        if ends[number] > num_bytes and (number == tile or whole.parts[number].words):
+            break
+        levels += whole.levels_per_part
+    return min(levels, whole.level_count)
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> None:
+    loaded, source = registry.load(model), np.asarray(picture(70, 50))
+    count = len(loaded.config.levels)
+    tiles = split(50, 70, loaded.config.strides[0])
+    coded = [[*grids.write_tile(loaded, source, t, 99, effort, count)] for t in tiles]
+    assert len(tiles) == 6 and {len(parts) for parts in coded} == {count}
+    entries = [entry for part in zip(*coded, strict=True) for entry in part]
+    parsed = Container(
+        width=70,
+        height=50,
+        quality=99,
+        model_id=loaded.model_id,
+        level_count=count,
+        parts=tuple(part for part, _ in entries),
+        payload=b"".join(words for _, words in entries),
+    )
+    for tile, parts in zip(tiles, coded, strict=True):
+        assert parsed.tile_parts(tile.number) == tuple(part for part, _ in parts)
+        assert parsed.tile_payload(tile.number) == b"".join(words for _, words in parts)
+    data = container.pack(parsed)
+    shares: list[float] = []
+    found = grids.read_grids(data, model=model, progress=shares.append)
+    assert found.container == parsed
+    assert shares == sorted(shares) and len(shares) == 6 and shares[-1] == 1
+    shapes = loaded.config.grid_shapes(50, 70)
+    for grid, shape, level in zip(found.grids, shapes, loaded.config.levels, strict=True):
+        assert (grid.shape, grid.dtype) == ((*shape, level.slices), np.uint16)
+    for tile, levels in by_tile(data, model, found.grids):
+        for entry, grid in zip(parsed.tile_parts(tile.number), levels, strict=True):
+            assert container.checksum_indices([grid]) == entry.check
+    if effort == 0:  # where what was chosen is known
+        for tile, levels in by_tile(data, model, found.grids):
+            latent = windows.encode(loaded, source, tile, 99)
+            chosen = loaded.quantizer(latent, torch.tensor([99])).grids
+            for got, want in zip(levels, chosen, strict=True):
+                np.testing.assert_array_equal(got, want[0].numpy())
+
+
+def test_first_levels_of_all_tiles(tiny_weights: dict[str, Path], small_tiles: int) -> None:
+    model = str(tiny_weights["residual"])
+    data = codec.compress(picture(40, 16), 100, effort=0, model=model)
+    whole = grids.read_grids(data, model=model).grids
+    for levels in range(1, 7):
+        found = grids.read_grids(data, levels=levels, model=model).grids
+        assert len(found) == min(levels, 5)
+        for got, want in zip(found, whole, strict=False):
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize(
+    "region", [(0, 0, 1, 1), (219, 39, 1, 1), (15, 31, 2, 9), (30, 0, 2, 40), (0, 0, 220, 40)]
+)
+def test_only_needed_tiles_are_decoded(
+    model: str,
+    small_tiles: int,
+    monkeypatch: pytest.MonkeyPatch,
+    region: tuple[int, int, int, int],
+) -> None:
+    loaded = registry.load(model)
+    data = codec.compress(picture(220, 40), 60, effort=0, levels=1, model=model)
+    whole = grids.read_grids(data, model=model).grids
+    seen, read = [], grids._read_tile
+
+    def count(parsed: Container, loaded: registry.Model, tile: Tile, levels: int) -> list[Index]:
+        seen.append(tile.number)
+        return read(parsed, loaded, tile, levels)
+
+    monkeypatch.setattr(grids, "_read_tile", count)
+    found = grids.read_grids(data, model=model, region=region)
+    box = grids.box_of(found.container, region)
+    assert seen == sorted(windows.needed(loaded, 40, 220, box))
+    assert (len(seen) < 14) == (region[2] < 220)
+    for (tile, got), (_, want) in zip(
+        by_tile(data, model, found.grids), by_tile(data, model, whole), strict=True
+    ):
+        for a, b in zip(got, want, strict=True):
+            np.testing.assert_array_equal(a, b if tile.number in seen else np.zeros_like(b))
+
+
+@pytest.mark.parametrize(
+    "region",
+    [
+        *((-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (0, 0, 5, 0), (3, 3, -1, 2), (30, 0, 1, 1)),
+        *((0, 20, 1, 1), (0, 0, 31, 20), (0, 0, 30, 21), (29, 19, 2, 1), (29, 19, 1, 2)),
+    ],
+)
+def test_regions_outside_the_picture(
+    tiny_weights: dict[str, Path], region: tuple[int, int, int, int]
+) -> None:
+    model = str(tiny_weights["vq-vae"])
+    data = codec.compress(picture(30, 20), 60, effort=0, model=model)
+    for read in (grids.read_grids, codec.decompress):
+        with pytest.raises(ValueError, match="is not inside 30 x 20"):
+            read(data, model=model, region=region)
+
+
+@pytest.mark.parametrize("max_parts", [8, 2])  # a level a part, or three
+def test_every_cut_leaves_what_arrived(
+    tiny_weights: dict[str, Path],
+    small_tiles: int,
+    monkeypatch: pytest.MonkeyPatch,
+    max_parts: int,
+) -> None:
+    monkeypatch.setattr(container, "MAX_PARTS", max_parts)
+    model = str(tiny_weights["residual"])
+    data = codec.compress(picture(70, 16), 100, model=model)
+    parsed = container.parse(data)
+    tiles, header = container.tile_count(70, 16), len(data) - len(parsed.payload)
+    assert (tiles, len(parsed.parts)) == (3, 3 * (5 if max_parts == 8 else 2))
+    whole = [*by_tile(data, model, grids.read_grids(data, model=model).grids)]
+    ends = [header + end for end in accumulate(4 * part.words for part in parsed.parts)]
+    near = chain.from_iterable((end - 1, end) for end in ends)
+    outcomes = set()
+    for keep in {*range(header + 1), *near} - {len(data)}:
+        arrived = [levels_arrived(parsed, t, keep - header) for t in range(tiles)]
+        try:
+            found = grids.read_grids(data[:keep], allow_truncated=True, model=model)
+        except BitstreamError:
+            assert keep < header or not any(arrived)
+            continue
+        assert len(found.grids) == max(arrived) and not found.container.complete
+        assert found.container.levels_present <= min(arrived)
+        outcomes.add(tuple(arrived))
+        cut_file = by_tile(data[:keep], model, found.grids)
+        for (tile, got), (_, want) in zip(cut_file, whole, strict=True):
+            for level, grid in enumerate(got):
+                there = level < arrived[tile.number]
+                np.testing.assert_array_equal(grid, want[level] * np.uint16(there))
+    assert len(outcomes) >= len(set(ends)) - 1
+    assert any(len(set(outcome)) > 1 for outcome in outcomes)  # some tiles finer than others
+
+
+def test_a_cut_file_is_a_picture(tiny_weights: dict[str, Path], small_tiles: int) -> None:
+    model = str(tiny_weights["residual"])
+    data = codec.compress(picture(40, 60), 100, effort=0, model=model)
+    parsed, notes = container.parse(data), list[str]()
+    end = len(data) - 4 * sum(part.words for part in parsed.parts[5:])  # one tile has two levels
+    decoded = codec.decompress(data[:end], allow_truncated=True, model=model, notes=notes.append)
+    assert decoded.size == (40, 60)
+    assert notes == ["the file was cut: 1 of 5 levels arrived whole"]
+    corner = (3, 4, 20, 30)
+    part = codec.decompress(data[:end], region=corner, allow_truncated=True, model=model)
+    assert part.tobytes() == decoded.crop((3, 4, 23, 34)).tobytes()
+
+
+def test_every_flipped_bit_of_two_tiles_is_reported(
+    tiny_weights: dict[str, Path], small_tiles: int
+) -> None:
+    model = str(tiny_weights["vq-vae-2"])
+    data = codec.compress(picture(40, 10), 60, model=model)
+    assert len(container.parse(data).parts) == 4
+    codec.verify(data, model=model)
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises((BitstreamError, ModelError)):
+            codec.verify(bytes(damaged), model=model)
+
+
+def test_every_tile_has_checks_of_its_own(tiny_weights: dict[str, Path], small_tiles: int) -> None:
+    """Damage with a sound CRC is found in the tile where it is, and only there."""
+    model = str(tiny_weights["vq-vae-2"])
+    parsed = container.parse(codec.compress(picture(300, 10), 60, model=model))
+    tiles = container.tile_count(300, 10)
+    parts = list(parsed.parts)
+    parts[2 * tiles - 1] = replace(parts[-1], check=parts[-1].check ^ 1)
+    forged = container.pack(replace(parsed, parts=tuple(parts)))
+    with pytest.raises(CorruptChunk, match=f"levels from 1 on of tile {tiles - 1} do not match"):
+        grids.read_grids(forged, model=model)
+    grids.read_grids(forged, model=model, levels=1)
+    grids.read_grids(forged, model=model, region=(0, 0, 20, 10))

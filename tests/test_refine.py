@@ -1,0 +1,89 @@
+"""refine.py: a step that brings what is decoded closer to the picture."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+
+from vqcodec import container, grids, refine, registry, tiles, windows
+from vqcodec.autoencoder import Autoencoder
+from vqcodec.drawings import draw
+from vqcodec.registry import Model
+from vqcodec.tiles import Tile
+
+QUALITY = 60
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("decoded_before", [False, True])
+def test_the_step_lowers_the_error(
+    tiny_weights: dict[str, Path], name: str, decoded_before: bool
+) -> None:
+    """With networks that nobody used before, and with those of a process that decoded before."""
+    model = registry.Model(tiny_weights[name])
+    rgb = draw(np.random.default_rng(3), 64)[:48]
+    (tile,) = tiles.split(48, 64, model.config.strides[0])
+    levels, told = len(model.config.levels), torch.tensor([QUALITY])
+    if decoded_before:
+        shapes = model.config.grid_shapes(48, 64)
+        zero = [
+            np.zeros((*shape, spec.slices), np.uint16)
+            for shape, spec in zip(shapes, model.config.levels, strict=True)
+        ]
+        assert len(list(windows.decode(model, zero, QUALITY, 48, 64, tile))) == 1
+    latent, picture = windows.encode(model, rgb, tile, QUALITY), windows.pixels(model, rgb, tile)
+    before = latent.clone()
+    refined = refine.refine(model, latent, picture, QUALITY, levels)
+    assert refined.shape == latent.shape and latent.equal(before)
+    with torch.inference_mode():
+        chosen = model.quantizer(latent, told).latent
+        errors = [
+            float((model.autoencoder.decode(y, told) - picture).square().sum())
+            for y in (chosen, chosen + (refined - latent))
+        ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_the_step_of_a_block_transform() -> None:
+    """Where distance in the latent is distance in pixels, the gradient is known."""
+    torch.manual_seed(0)
+    model = Model.__new__(Model)
+    model.config = config = TINY["residual"]
+    network = Autoencoder(config)  # its branches are still zero
+    picture = torch.rand(1, 3, 32, 48)
+    network.initialise(picture)
+    model.__dict__["autoencoder"] = network.requires_grad_(False)
+    latent = network.encode(picture, torch.tensor([QUALITY]))
+    chosen = latent + torch.randn_like(latent)
+
+    def choose(*_: object, levels: int) -> "Chosen":
+        assert levels == 2
+        return Chosen(chosen.clone())
+
+    model.__dict__["quantizer"] = choose
+    refined = refine.refine(model, latent, picture, QUALITY, 2)
+    want = latent + 2 * refine.STEP * (latent - chosen)
+    torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
+
+
+class Chosen:
+    def __init__(self, latent: torch.Tensor) -> None:
+        self.latent = latent
+
+
+def test_effort_2_codes_the_refined_latent(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = registry.load(str(tiny_weights["residual"]))
+    rgb = draw(np.random.default_rng(3), 64)[:32]
+    tile = Tile(0, 0, 0, 32, 64)
+
+    def write(effort: int) -> list[tuple[container.Part, bytes]]:
+        return list(grids.write_tile(model, rgb, tile, 80, effort, 5))
+
+    plain, refined = write(1), write(2)
+    assert [part.check for part, _ in plain] != [part.check for part, _ in refined]
+    monkeypatch.setattr(grids, "refine", lambda model, latent, *_: latent)
+    assert write(2) == plain

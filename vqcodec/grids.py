@@ -1,0 +1,158 @@
+"""Index grids of a picture <-> the payload of its file, tile by tile."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqcodec import container, registry, windows
+from vqcodec.coder import IndexGrid, decode_grids, encode_grids
+from vqcodec.container import MAX_PIXELS, Container, Part, levels_per_part
+from vqcodec.errors import CorruptChunk, RegionError
+from vqcodec.refine import refine
+from vqcodec.registry import Model
+from vqcodec.search import search
+from vqcodec.tiles import Tile, split
+
+__all__ = ["Grids", "read_grids", "write_tile"]
+
+
+def write_tile(
+    model: Model,
+    rgb: NDArray[np.uint8],
+    tile: Tile,
+    quality: float,
+    effort: int,
+    levels: int,
+    progress: Callable[[float], None] | None = None,
+) -> Iterator[tuple[Part, bytes]]:
+    """Choose and code the indices of one tile of a picture (H, W, 3).
+
+    Args:
+        effort: 0 picks indices by marginal code lengths, 1 by the prior's real ones, 2 also by
+            what they decode to.
+        levels: how many, from the first.
+    Yields:
+        The entry and the words of each part.
+    """
+    import torch
+
+    told = round(quality)
+    latent = windows.encode(model, rgb, tile, told)
+    if effort == 2:
+        latent = refine(model, latent, windows.pixels(model, rgb, tile), told, levels)
+    if effort == 0:
+        chosen = model.quantizer(latent, torch.tensor([quality]), levels=levels).grids
+        grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen]
+        payload, ends = encode_grids(model.prior, grids, told)
+    else:
+        grids, payload, ends = search(model, latent, quality, levels, progress)
+    step, start = levels_per_part(levels), 0
+    for first in range(0, levels, step):
+        end = ends[min(first + step, levels) - 1]
+        check = container.checksum_indices(grids[first : first + step])
+        yield Part(end - start, check), payload[4 * start : 4 * end]
+        start = end
+
+
+@dataclass(frozen=True)
+class Grids:
+    """What a `.vqc` file holds, entropy-decoded and checked: all but the pixels.
+
+    grids: (h_l, w_l, S_l) per decoded level, coarse first, of the whole picture; zero, which adds
+        nothing, where a tile was not asked for or has not arrived.
+    """
+
+    container: Container
+    model: Model
+    grids: list[NDArray[np.uint16]]
+
+
+def read_grids(
+    data: bytes,
+    *,
+    levels: int | None = None,
+    allow_truncated: bool = False,
+    model: str | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Callable[[float], None] | None = None,
+) -> Grids:
+    """Parse a file, find its model, decode the index grids and check them; needs no torch.
+
+    Args:
+        region: (x, y, width, height); tiles that it does not need are not decoded.
+        max_pixels: refuse larger pictures.
+    Raises:
+        BitstreamError, ModelError, RegionError, ValueError: as `codec.decompress`.
+    """
+    if levels is not None and levels < 1:
+        raise ValueError(f"levels {levels} out of range")
+    parsed = container.parse(data, allow_truncated=allow_truncated, max_pixels=max_pixels)
+    loaded = registry.find(parsed.model_id, model)
+    specs = loaded.config.levels
+    if parsed.level_count > len(specs):
+        raise CorruptChunk(b"header", 0, f"{parsed.level_count} levels, model has {len(specs)}")
+    count, size = min(levels or len(specs), parsed.level_count), (parsed.height, parsed.width)
+    grids: list[NDArray[np.uint16]] = []
+    wanted = windows.needed(loaded, *size, box_of(parsed, region))
+    most = 0
+    for tile in split(*size, loaded.config.strides[0]):
+        if tile.number not in wanted:
+            continue
+        decoded = _read_tile(parsed, loaded, tile, count)
+        if decoded and not grids:  # not earlier: anyone can write a large size into a header
+            grids = _zeros(loaded, size, count)
+        for grid, part, spec in zip(grids, decoded, specs, strict=False):
+            top, left = tile.top // spec.stride, tile.left // spec.stride
+            grid[top : top + part.shape[0], left : left + part.shape[1]] = part
+        most = max(most, len(decoded))
+        if progress:
+            progress((tile.number + 1) / len(parsed.parts) * len(parsed.tile_parts(0)))
+    if most == 0:
+        raise CorruptChunk(b"payload", len(data), "the file was cut before its first part ended")
+    return Grids(parsed, loaded, grids[:most])
+
+
+def _zeros(loaded: Model, size: tuple[int, int], count: int) -> list[NDArray[np.uint16]]:
+    shapes = loaded.config.grid_shapes(*size)[:count]
+    return [
+        np.zeros((*shape, spec.slices), np.uint16)
+        for shape, spec in zip(shapes, loaded.config.levels, strict=False)
+    ]
+
+
+def box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
+    """The part of a picture that is asked for.
+
+    Raises:
+        RegionError: it does not lie inside the picture.
+    """
+    x, y, width, height = region or (0, 0, parsed.width, parsed.height)
+    if not (0 <= x < x + width <= parsed.width and 0 <= y < y + height <= parsed.height):
+        raise RegionError(
+            f"region {x},{y},{width},{height} is not inside {parsed.width} x {parsed.height}"
+        )
+    return Tile(0, y, x, y + height, x + width)
+
+
+def _read_tile(parsed: Container, loaded: Model, tile: Tile, count: int) -> list[IndexGrid]:
+    """The first levels of a tile, as many of `count` as have arrived."""
+    step = parsed.levels_per_part
+    whole = min(-(-count // step) * step, parsed.level_count)  # only whole parts can be checked
+    shapes = loaded.config.grid_shapes(tile.bottom - tile.top, tile.right - tile.left)[:whole]
+    payload, ends = parsed.tile_payload(tile.number), parsed.tile_word_ends(tile.number)
+    parts = parsed.tile_parts(tile.number)
+
+    def check(grids: list[IndexGrid]) -> None:
+        last = len(grids)
+        if last % step and last != parsed.level_count:
+            return  # within a part
+        first = (last - 1) // step * step
+        if container.checksum_indices(grids[first:]) != parts[first // step].check:
+            what = f"levels from {first} on of tile {tile.number} do not match their checksum"
+            raise CorruptChunk(b"payload", 0, what)
+
+    # Part by part, so that a forged file is refused long before its last level.
+    return decode_grids(loaded.prior, payload, shapes, parsed.quality, ends, check)[:count]

@@ -1,0 +1,105 @@
+"""The networks, a tile at a time: each reads a window as wide as it sees around the tile."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqcodec import image
+from vqcodec.registry import Model
+from vqcodec.tiles import Tile, split
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["decode", "encode", "needed", "pixels"]
+
+
+def pixels(model: Model, rgb: NDArray[np.uint8], box: Tile) -> "Tensor":
+    """A box of a picture (H, W, 3) as (1, 3, h, w) in 0..1, padded to the coarsest stride."""
+    import torch
+
+    part = image.pad(rgb[box.top : box.bottom, box.left : box.right], model.config.strides[0])
+    return torch.from_numpy(part).permute(2, 0, 1)[None].float() / 255
+
+
+def encode(model: Model, rgb: NDArray[np.uint8], tile: Tile, quality: int) -> "Tensor":
+    """Latent (1, D, h, w) of a tile of a picture (H, W, 3)."""
+    import torch
+
+    stride, base = model.config.strides[0], model.config.base_stride
+    height, width = _padded(model, *rgb.shape[:2])
+    window = tile.window(model.config.encoder_reach, stride, height, width)
+    with torch.no_grad():
+        latent = model.autoencoder.encode(pixels(model, rgb, window), torch.tensor([quality]))
+    rows = slice((tile.top - window.top) // base, (tile.bottom - window.top) // base)
+    cols = slice((tile.left - window.left) // base, (tile.right - window.left) // base)
+    return latent[:, :, rows, cols]
+
+
+def decode(
+    model: Model,
+    grids: Sequence[NDArray[np.integer]],
+    quality: int,
+    height: int,
+    width: int,
+    box: Tile,
+) -> Iterator[tuple[Tile, NDArray[np.uint8]]]:
+    """Tiles of a picture that meet a box, with their samples (h, w, 3), padding included.
+
+    Args:
+        grids: (h_l, w_l, S_l) of the whole picture, of the first levels; only what lies in the
+            windows is read.
+    """
+    import torch
+
+    told = torch.tensor([quality])
+    for tile, window in _windows(model, height, width, box):
+        with torch.no_grad():
+            parts = [
+                torch.from_numpy(_slice(grid, window, level.stride).astype(np.int64))[None]
+                for grid, level in zip(grids, model.config.levels, strict=False)
+            ]
+            base = model.config.base_stride
+            shape = (window.bottom - window.top) // base, (window.right - window.left) // base
+            x = model.autoencoder.decode(model.quantizer.dequantize(parts, *shape), told)[0]
+            top, left = tile.top - window.top, tile.left - window.left
+            x = x[:, top : top + tile.bottom - tile.top, left : left + tile.right - tile.left]
+            samples = x.clamp(0, 1).mul_(255).round_().to(torch.uint8)
+        yield tile, samples.permute(1, 2, 0).numpy()
+
+
+def needed(model: Model, height: int, width: int, box: Tile) -> set[int]:
+    """Numbers of the tiles whose indices `decode` reads."""
+    windows = [window for _, window in _windows(model, height, width, box)]
+    # Tiles that meet a box are a rectangle of tiles, and each window holds its tile.
+    union = Tile(
+        0,
+        top=min(window.top for window in windows),
+        left=min(window.left for window in windows),
+        bottom=max(window.bottom for window in windows),
+        right=max(window.right for window in windows),
+    )
+    tiles = split(height, width, model.config.strides[0])
+    return {tile.number for tile in tiles if tile.meets(union)}
+
+
+def _windows(model: Model, height: int, width: int, box: Tile) -> Iterator[tuple[Tile, Tile]]:
+    config = model.config
+    # The decoder halves the latent's grid once: windows start where whole pictures' pairs do.
+    step = max(config.strides[0], 2 * config.base_stride)
+    padded = _padded(model, height, width)
+    for tile in split(height, width, config.strides[0]):
+        if tile.meets(box):
+            yield tile, tile.window(config.decoder_reach, step, *padded)
+
+
+def _padded(model: Model, height: int, width: int) -> tuple[int, int]:
+    stride = model.config.strides[0]
+    return -(-height // stride) * stride, -(-width // stride) * stride
+
+
+def _slice(grid: NDArray[np.integer], box: Tile, stride: int) -> NDArray[np.integer]:
+    rows = slice(box.top // stride, box.bottom // stride)
+    return grid[rows, box.left // stride : box.right // stride]
