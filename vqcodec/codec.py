@@ -57,8 +57,7 @@ def compress(
         bpp: bits of the whole file per pixel, hit within 2 %; where no quality does, the nearest.
         size: bytes of the whole file, never exceeded; less by 2 % at most, where that can be.
         psnr: dB of the decoded picture at least, over R, G and B; more by 0.05 at most, likewise.
-        effort: 0 picks indices by marginal code lengths, 1 by the prior's real ones, 2 also by what
-            they decode to, which takes about twice as long.
+        effort: 0 picks indices at once, 1 after one look at what they decode to, 2 after four.
         levels: use only the first so many levels of the model.
         model: name of a shipped model, or path of a weights file.
         strip: leave out ICC, EXIF and XMP.

@@ -17,6 +17,8 @@ from vqcodec.tiles import Tile, split
 
 __all__ = ["Grids", "read_grids", "write_tile"]
 
+LOOKS = (0, 1, 4)  # at what an effort's choice decodes to, before the final one
+
 
 def write_tile(
     model: Model,
@@ -30,8 +32,8 @@ def write_tile(
     """Choose and code the indices of one tile of a picture (H, W, 3).
 
     Args:
-        effort: 0 picks indices by marginal code lengths, 1 by the prior's real ones, 2 also by
-            what they decode to.
+        effort: 0 picks indices at once, by marginal code lengths; 1 as they are coded, after one
+            look at what they decode to; 2 after several.
         levels: how many, from the first.
     Yields:
         The entry and the words of each part.
@@ -40,7 +42,7 @@ def write_tile(
 
     told = round(quality)
     latent = windows.encode(model, rgb, tile, told)
-    if effort == 2:
+    for _ in range(LOOKS[effort]):
         latent = refine(model, latent, windows.pixels(model, rgb, tile), told, levels)
     if effort == 0:
         chosen = model.quantizer(latent, torch.tensor([quality]), levels=levels).grids
