@@ -43,7 +43,7 @@ def test_the_step_lowers_the_error(
             float((model.autoencoder.decode(y, told) - picture).square().sum())
             for y in (chosen, chosen + (refined - latent))
         ]
-    assert errors[1] < 0.9 * errors[0]
+    assert errors[1] < 0.97 * errors[0]
 
 
 def test_the_step_of_a_block_transform() -> None:
@@ -73,7 +73,7 @@ class Chosen:
         self.latent = latent
 
 
-def test_effort_2_codes_the_refined_latent(
+def test_efforts_look_once_and_several_times(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = registry.load(str(tiny_weights["residual"]))
@@ -83,7 +83,16 @@ def test_effort_2_codes_the_refined_latent(
     def write(effort: int) -> list[tuple[container.Part, bytes]]:
         return list(grids.write_tile(model, rgb, tile, 80, effort, 5))
 
-    plain, refined = write(1), write(2)
-    assert [part.check for part, _ in plain] != [part.check for part, _ in refined]
-    monkeypatch.setattr(grids, "refine", lambda model, latent, *_: latent)
-    assert write(2) == plain
+    written = write(1), write(2)
+    calls: list[int] = []
+
+    def blind(model: Model, latent: torch.Tensor, *_: object) -> torch.Tensor:
+        calls.append(len(calls))
+        return latent
+
+    monkeypatch.setattr(grids, "refine", blind)
+    for effort, looks in ((0, 0), (1, 1), (2, 4)):
+        calls.clear()
+        assert write(effort) not in written
+        assert len(calls) == looks
+    assert written[0] != written[1] and write(1) == write(2)
