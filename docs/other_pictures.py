@@ -11,7 +11,23 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 640, 480
-WORDS = "the codec keeps every index and the reader gets the same bits on any machine".split()
+WORDS = [
+    "the",
+    "codec",
+    "keeps",
+    "every",
+    "index",
+    "and",
+    "the",
+    "reader",
+    "gets",
+    "the",
+    "same",
+    "bits",
+    "on",
+    "any",
+    "machine",
+]
 
 
 def canvas(colour: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
