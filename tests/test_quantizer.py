@@ -3,6 +3,7 @@ import torch
 from conftest import TINY
 
 from vqcodec.autoencoder import Autoencoder
+from vqcodec.beam import Beam
 from vqcodec.config import ModelConfig
 from vqcodec.quantizer import Quantizer
 
@@ -94,6 +95,44 @@ def test_vectors_made_of_codes_are_assigned_those_codes(name: str, level: int) -
     assert torch.equal(parts, codebook[torch.arange(slices), indices])
     free, quality = torch.zeros(3, slices, size), torch.tensor([0.0, 50.0, 100.0])
     assert torch.equal(quantizer.assign(level, vectors, quality, free), indices)
+
+
+def test_a_wider_beam_lowers_error_and_bits_together() -> None:
+    _, quantizer, latent = prepared(TINY["residual"])
+    quality = torch.linspace(0, 100, len(latent))
+
+    def cost(beam: int) -> float:
+        chosen = quantizer(latent, quality, levels=2, beam=beam)
+        error = (latent - chosen.latent).square().flatten(1).sum(1)
+        return float((error + quantizer.lambdas(quality) * chosen.bits).sum())
+
+    costs = [cost(beam) for beam in (1, 2, 8)]
+    assert costs[0] > costs[1] > costs[2]
+
+
+def test_positions_that_no_code_helps_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the shortcut changes nothing."""
+    _, quantizer, latent = prepared(TINY["residual"])
+    quality = torch.full((len(latent),), 30.0)
+    vectors = quantizer.gather(latent, 16)
+    vectors *= torch.rand(*vectors.shape[:2], 1) ** 4
+    levels, offsets = [0, 1], quantizer.lambdas(quality)[:, None]
+    for level in levels:
+        quantizer.buffer("rate_count", level)[..., 0] = 100  # the usual code, the cheapest
+    seen: list[int] = []
+
+    class Counting(Beam):
+        def __call__(self, vectors: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+            seen.append(len(vectors))
+            return super().__call__(vectors, offsets)
+
+    monkeypatch.setattr("vqcodec.quantizer.Beam", Counting)
+    chosen = torch.cat(quantizer.assign_jointly(levels, vectors, quality, 4), 2).flatten(0, 1)
+    assert 0 < sum(seen) < chosen.shape[0]
+    every = torch.cat([offsets * quantizer.marginal_bits(k, quality)[:, 0] for k in levels], 1)
+    every = every.repeat_interleave(vectors.shape[1], 0)
+    search = Beam([quantizer.buffer("codebook", k)[0] for k in levels], 4)
+    assert torch.equal(chosen, search(vectors.flatten(0, 1), every))
 
 
 def test_errors_are_differences_of_squared_distances() -> None:

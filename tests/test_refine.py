@@ -35,10 +35,10 @@ def test_the_step_lowers_the_error(
         assert len(list(windows.decode(model, zero, QUALITY, 48, 64, tile))) == 1
     latent, picture = windows.encode(model, rgb, tile, QUALITY), windows.pixels(model, rgb, tile)
     before = latent.clone()
-    refined = refine.refine(model, latent, picture, QUALITY, levels)
+    refined = refine.refine(model, latent, picture, QUALITY, levels, 2)
     assert refined.shape == latent.shape and latent.equal(before)
     with torch.inference_mode():
-        chosen = model.quantizer(latent, told).latent
+        chosen = model.quantizer(latent, told, beam=2).latent
         errors = [
             float((model.autoencoder.decode(y, told) - picture).square().sum())
             for y in (chosen, chosen + (refined - latent))
@@ -58,12 +58,12 @@ def test_the_step_of_a_block_transform() -> None:
     latent = network.encode(picture, torch.tensor([QUALITY]))
     chosen = latent + torch.randn_like(latent)
 
-    def choose(*_: object, levels: int) -> "Chosen":
-        assert levels == 2
+    def choose(*_: object, levels: int, beam: int) -> "Chosen":
+        assert (levels, beam) == (2, 5)
         return Chosen(chosen.clone())
 
     model.__dict__["quantizer"] = choose
-    refined = refine.refine(model, latent, picture, QUALITY, 2)
+    refined = refine.refine(model, latent, picture, QUALITY, 2, 5)
     want = latent + 2 * refine.STEP * (latent - chosen)
     torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
 
@@ -73,7 +73,7 @@ class Chosen:
         self.latent = latent
 
 
-def test_efforts_look_once_and_several_times(
+def test_efforts_differ_in_looks_and_paths(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = registry.load(str(tiny_weights["residual"]))
@@ -91,8 +91,9 @@ def test_efforts_look_once_and_several_times(
         return latent
 
     monkeypatch.setattr(grids, "refine", blind)
-    for effort, looks in ((0, 0), (1, 1), (2, 4)):
+    for effort, (looks, _) in enumerate(grids.EFFORTS):
         calls.clear()
         assert write(effort) not in written
         assert len(calls) == looks
+    assert list(grids.EFFORTS) == sorted(grids.EFFORTS)
     assert written[0] != written[1] and write(1) == write(2)

@@ -1,8 +1,7 @@
 """Compress, decompress, verify and sample: the story in one page. Newcomers read this first.
 
-picture -> tiles -> latent (windows: autoencoder) -> index grids (grids: quantizer, by
-rate-distortion search along the prior's walk) -> payload (exact prior + range coder) -> .vqc
-(container), and back.
+picture -> tiles -> latent (windows: autoencoder, refine) -> index grids (grids: quantizer, by a
+rate-distortion beam search) -> payload (exact prior + range coder) -> .vqc (container), and back.
 """
 
 import itertools
@@ -57,7 +56,7 @@ def compress(
         bpp: bits of the whole file per pixel, hit within 2 %; where no quality does, the nearest.
         size: bytes of the whole file, never exceeded; less by 2 % at most, where that can be.
         psnr: dB of the decoded picture at least, over R, G and B; more by 0.05 at most, likewise.
-        effort: 0 picks indices at once, 1 after one look at what they decode to, 2 after four.
+        effort: 0, 1 or 2: how long the indices are searched; the file gets smaller, or truer.
         levels: use only the first so many levels of the model.
         model: name of a shipped model, or path of a weights file.
         strip: leave out ICC, EXIF and XMP.

@@ -116,10 +116,14 @@ class ModelConfig:
         first, last = self.lambdas[k : k + 2]
         return float(first * (last / first) ** (place - k))
 
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """Size of a picture that is extended to multiples of the coarsest stride."""
+        coarse = self.levels[0].stride
+        return -(-height // coarse) * coarse, -(-width // coarse) * coarse
+
     def grid_shapes(self, height: int, width: int) -> list[tuple[int, int]]:
         """(h, w) of each level's grid for a picture, padded to the coarsest stride."""
-        coarse = self.levels[0].stride
-        rows, cols = -(-height // coarse) * coarse, -(-width // coarse) * coarse
+        rows, cols = self.padded(height, width)
         return [(rows // level.stride, cols // level.stride) for level in self.levels]
 
     @property

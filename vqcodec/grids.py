@@ -12,12 +12,12 @@ from vqcodec.container import MAX_PIXELS, Container, Part, levels_per_part
 from vqcodec.errors import CorruptChunk, RegionError
 from vqcodec.refine import refine
 from vqcodec.registry import Model
-from vqcodec.search import search
 from vqcodec.tiles import Tile, split
 
 __all__ = ["Grids", "read_grids", "write_tile"]
 
-LOOKS = (0, 1, 4)  # at what an effort's choice decodes to, before the final one
+# Per effort: looks at what the choice so far decodes to, and paths that each choice follows up.
+EFFORTS = ((0, 2), (2, 8), (6, 16))
 
 
 def write_tile(
@@ -32,8 +32,8 @@ def write_tile(
     """Choose and code the indices of one tile of a picture (H, W, 3).
 
     Args:
-        effort: 0 picks indices at once, by marginal code lengths; 1 as they are coded, after one
-            look at what they decode to; 2 after several.
+        quality: 0..100, continuous: sets lambda; the networks are told it rounded.
+        effort: 0, 1 or 2: more looks at what the indices decode to, a wider search.
         levels: how many, from the first.
     Yields:
         The entry and the words of each part.
@@ -42,14 +42,16 @@ def write_tile(
 
     told = round(quality)
     latent = windows.encode(model, rgb, tile, told)
-    for _ in range(LOOKS[effort]):
-        latent = refine(model, latent, windows.pixels(model, rgb, tile), told, levels)
-    if effort == 0:
-        chosen = model.quantizer(latent, torch.tensor([quality]), levels=levels).grids
-        grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen]
-        payload, ends = encode_grids(model.prior, grids, told)
-    else:
-        grids, payload, ends = search(model, latent, quality, levels, progress)
+    looks, beam = EFFORTS[effort]
+    if looks:
+        picture = windows.pixels(model, rgb, tile)
+        for look in range(looks):
+            latent = refine(model, latent, picture, quality, levels, beam)
+            if progress:
+                progress((look + 1) / (looks + 1))
+    chosen = model.quantizer(latent, torch.tensor([quality]), levels=levels, beam=beam).grids
+    grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen]
+    payload, ends = encode_grids(model.prior, grids, told)
     step, start = levels_per_part(levels), 0
     for first in range(0, levels, step):
         end = ends[min(first + step, levels) - 1]

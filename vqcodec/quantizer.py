@@ -9,6 +9,7 @@ Gray 1982; Zeghidour et al. 2021), product quantisation (Jegou et al. 2011), ent
 (Chou, Lookabaugh and Gray 1989).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vqcodec.config import RATE_BINS, ModelConfig
+from vqcodec.beam import Beam
+from vqcodec.config import RATE_BINS, Level, ModelConfig
 
 __all__ = ["Quantized", "Quantizer"]
 
 ERRORS_AT_ONCE = 2**23  # (vector, code) pairs whose distance is held in memory
 WORTH = 0.04  # share of codes but zero below which coding a level gains nothing: experiment 10
+TRAINING_BEAM = 4  # paths that training follows up at each position
 DEAD_COUNT = 0.02  # uses per batch, on the moving average, below which a code is dead
 
 
@@ -42,7 +45,7 @@ class Quantized:
 class Quantizer(nn.Module):
     """Codebooks (S, K, d) of all levels. Code 0 is the zero vector: nothing to add."""
 
-    def __init__(self, config: ModelConfig, decay: float = 0.995, rate_decay: float = 0.99) -> None:
+    def __init__(self, config: ModelConfig, decay: float = 0.998, rate_decay: float = 0.99) -> None:
         super().__init__()
         self.config, self.decay, self.rate_decay = config, decay, rate_decay
         self.dim = config.latent_dims[-1]
@@ -102,13 +105,12 @@ class Quantizer(nn.Module):
         """Squared error that a bit must save, (B,), at qualities (B,)."""
         return torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
 
-    def errors(self, level: int, vectors: Tensor, offset: Tensor | None = None) -> Tensor:
-        """|v - e_k|^2 - |v|^2 (+ `offset`, (B, S, K)) of vectors (B, n, D_s): (B, S, n, K)."""
+    def errors(self, level: int, vectors: Tensor, offset: Tensor) -> Tensor:
+        """|v - e_k|^2 - |v|^2 + `offset` (B, S, K) of vectors (B, n, D_s): (B, S, n, K)."""
         codebook = self.buffer("codebook", level)
         slices, size, dim = codebook.shape
         batch, count = vectors.shape[:2]
-        total = codebook.square().sum(2).expand(batch, -1, -1)
-        total = (total if offset is None else total + offset).reshape(-1, 1, size)
+        total = (codebook.square().sum(2) + offset).reshape(-1, 1, size)
         rows = self.cut(level, vectors).transpose(1, 2).reshape(-1, count, dim)
         codes = codebook.transpose(1, 2).expand(batch, -1, -1, -1).reshape(-1, dim, size)
         return torch.baddbmm(total, rows, codes, alpha=-2).reshape(batch, slices, count, size)
@@ -125,36 +127,75 @@ class Quantizer(nn.Module):
             indices[rows] = self.errors(level, vectors[rows], offset[rows]).argmin(3)
         return indices.transpose(1, 2)
 
+    def assign_jointly(
+        self, levels: Sequence[int], vectors: Tensor, quality: Tensor, beam: int
+    ) -> list[Tensor]:
+        """Indices (B, n, 1) per level that together minimise |v - sum e|^2 + lambda sum bits.
+
+        Args:
+            levels: of one stride, one slice each.
+            vectors: (B, n, D_s).
+            beam: how many choices for the levels so far are followed up at each position.
+        """
+        lambdas = self.lambdas(quality)[:, None]
+        offsets = [lambdas * self.marginal_bits(level, quality)[:, 0] for level in levels]
+        # No codes can save more than |v|^2: where that is never worth their bits, all are zero.
+        least = torch.stack([bits[:, 1:].amin(1) - bits[:, 0] for bits in offsets]).amin(0)
+        undecided = vectors.square().sum(2) > least[:, None]
+        indices = torch.zeros(*undecided.shape, len(levels), dtype=torch.long)
+        picture = undecided.nonzero()[:, 0]
+        if len(picture):
+            search = Beam([self.buffer("codebook", level)[0] for level in levels], beam)
+            every = torch.cat(offsets, 1)
+            parts = zip(
+                torch.split(vectors[undecided], search.step),
+                torch.split(picture, search.step),
+                strict=True,
+            )
+            indices[undecided] = torch.cat([search(rows, every[of]) for rows, of in parts])
+        return list(torch.split(indices, 1, 2))
+
     @torch.no_grad()
     def forward(
         self,
         latent: Tensor,
         quality: Tensor,
         levels: int | None = None,
+        beam: int = 1,
         observe: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Quantized:
-        """Entropy-constrained assignment, level after level, with marginal code lengths.
+        """Entropy-constrained assignment with marginal code lengths, stride after stride.
 
         Args:
             latent: (B, D, h, w) float32.
             quality: (B,) in 0..100; sets lambda and selects the code lengths.
             levels: quantise with the first so many only.
-            observe: called with (level, vectors (B, n, D_s), indices (B, n, S)).
+            beam: paths that are followed up where levels are chosen jointly; 1 decides level
+                after level.
+            observe: called with (level, vectors (B, n, D_s), indices (B, n, S)), the vectors being
+                what the other levels of the stride leave to this one.
         """
         rest, grids = latent, []
         bits = torch.zeros(len(latent))
         height, width = latent.shape[2:]
-        for level, spec in enumerate(self.config.levels[:levels]):
-            lengths = self.marginal_bits(level, quality)  # (B, S, K)
-            vectors = self.gather(rest, spec.stride)
-            indices = self.assign(level, vectors, quality, lengths)
-            if observe is not None:
-                observe(level, vectors, indices)
-            chosen = self.look_up(level, indices)
-            rest = rest - self.scatter(chosen, spec.stride, height, width)
-            bits += lengths.gather(2, indices.transpose(1, 2)).sum((1, 2))
+        for group in _groups(self.config.levels[:levels]):
+            spec = self.config.levels[group[0]]
             factor = spec.stride // self.config.base_stride
-            grids.append(indices.reshape(-1, height // factor, width // factor, spec.slices))
+            vectors = self.gather(rest, spec.stride)
+            if spec.slices == 1:
+                chosen = self.assign_jointly(group, vectors, quality, beam)
+            else:
+                lengths = self.marginal_bits(group[0], quality)
+                chosen = [self.assign(group[0], vectors, quality, lengths)]
+            codes = [self.look_up(k, indices) for k, indices in zip(group, chosen, strict=True)]
+            left = vectors - sum(codes)
+            rest = rest - self.scatter(vectors - left, spec.stride, height, width)
+            for level, indices, code in zip(group, chosen, codes, strict=True):
+                lengths = self.marginal_bits(level, quality)  # (B, S, K)
+                bits += lengths.gather(2, indices.transpose(1, 2)).sum((1, 2))
+                grids.append(indices.reshape(-1, height // factor, width // factor, spec.slices))
+                if observe is not None:
+                    observe(level, left + code, indices)
         return Quantized(latent - rest, grids, bits)
 
     @torch.no_grad()
@@ -189,7 +230,7 @@ class Quantizer(nn.Module):
             used = _histograms(indices, rates.shape[2])
             rates.index_add_(0, bins, used, alpha=1 - self.rate_decay)
 
-        return self.forward(latent, quality, observe=observe)
+        return self.forward(latent, quality, beam=TRAINING_BEAM, observe=observe)
 
     def _tally(self, level: int, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Uses (S, K) of each code by indices (B, n, S), and the sum (S, K, d) of its vectors."""
@@ -345,6 +386,15 @@ class Quantizer(nn.Module):
                 rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
         vectors, quality = everything
         return self.assign(level, vectors, quality, self.marginal_bits(level, quality))
+
+
+def _groups(levels: Sequence[Level]) -> list[list[int]]:
+    """Runs of levels that are chosen jointly: one slice each, the same stride."""
+
+    def key(k: int) -> tuple[int, int]:
+        return levels[k].stride, -1 if levels[k].slices == 1 else k
+
+    return [list(run) for _, run in itertools.groupby(range(len(levels)), key)]
 
 
 def rate_bins(quality: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ STEP = 0.03  # of the gradient; much more raises the rate by more than it is wor
 
 
 def refine(
-    model: Model, latent: "Tensor", picture: "Tensor", quality: int, levels: int
+    model: Model, latent: "Tensor", picture: "Tensor", quality: float, levels: int, beam: int
 ) -> "Tensor":
     """Move a latent against the gradient of the squared error that its quantisation leaves.
 
@@ -23,16 +23,16 @@ def refine(
     Args:
         latent: (1, D, h, w), the encoder's.
         picture: (1, 3, H, W) in 0..1, padded like the one that was encoded.
-        levels: how many will be coded.
+        levels, beam: how many will be coded, and how they are searched.
     Returns:
         (1, D, h, w), to be quantised in place of `latent`.
     Source: latent refinement, Campos et al. (2019), here one step through the quantiser.
     """
     import torch
 
-    told = torch.tensor([quality])
+    exact, told = torch.tensor([quality]), torch.tensor([round(quality)])
     with torch.enable_grad():
-        chosen = model.quantizer(latent, told, levels=levels).latent.requires_grad_()
+        chosen = model.quantizer(latent, exact, levels=levels, beam=beam).latent.requires_grad_()
         error = (model.autoencoder.decode(chosen, told) - picture).square().sum()
         (gradient,) = torch.autograd.grad(error, chosen)
     refined: Tensor = latent - STEP * gradient

@@ -25,7 +25,7 @@ from vqcodec.loop import Loop, Meter
 from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
 from vqcodec.prior import Prior, freeze
 from vqcodec.probe import probe
-from vqcodec.quantizer import Quantizer
+from vqcodec.quantizer import TRAINING_BEAM, Quantizer
 
 __all__ = ["TrainOptions", "run"]
 
@@ -265,7 +265,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
         with torch.inference_mode():
             with torch.autocast(options.device, torch.bfloat16):
                 latent = state.autoencoder.encode(state.crops.batch(options.batch, crop), quality)
-            quantized = state.quantizer(latent, quality, levels=max(levels) + 1)
+            quantized = state.quantizer(latent, quality, levels=max(levels) + 1, beam=TRAINING_BEAM)
         grids = [grid.clone() for grid in quantized.grids]
         coded = worth[quality]
         loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)

@@ -29,7 +29,7 @@ def encode(model: Model, rgb: NDArray[np.uint8], tile: Tile, quality: int) -> "T
     import torch
 
     stride, base = model.config.strides[0], model.config.base_stride
-    height, width = _padded(model, *rgb.shape[:2])
+    height, width = model.config.padded(*rgb.shape[:2])
     window = tile.window(model.config.encoder_reach, stride, height, width)
     with torch.no_grad():
         latent = model.autoencoder.encode(pixels(model, rgb, window), torch.tensor([quality]))
@@ -89,15 +89,10 @@ def _windows(model: Model, height: int, width: int, box: Tile) -> Iterator[tuple
     config = model.config
     # The decoder halves the latent's grid once: windows start where whole pictures' pairs do.
     step = max(config.strides[0], 2 * config.base_stride)
-    padded = _padded(model, height, width)
+    padded = config.padded(height, width)
     for tile in split(height, width, config.strides[0]):
         if tile.meets(box):
             yield tile, tile.window(config.decoder_reach, step, *padded)
-
-
-def _padded(model: Model, height: int, width: int) -> tuple[int, int]:
-    stride = model.config.strides[0]
-    return -(-height // stride) * stride, -(-width // stride) * stride
 
 
 def _slice(grid: NDArray[np.integer], box: Tile, stride: int) -> NDArray[np.integer]:
