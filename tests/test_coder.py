@@ -16,7 +16,8 @@ from vqcodec.coder import GridReader, GridWriter, decode_grids, encode_grids
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import CorruptChunk
 from vqcodec.exact_prior import ExactPrior, Front, cross_entropy_bits, walk
-from vqcodec.prior import Prior, freeze
+from vqcodec.freezing import freeze
+from vqcodec.prior import Prior
 
 CONFIG = ModelConfig(
     name="tiny",

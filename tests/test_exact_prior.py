@@ -23,7 +23,8 @@ from vqcodec.exact_prior import (
     walk,
     walk_known,
 )
-from vqcodec.prior import Prior, freeze
+from vqcodec.freezing import freeze
+from vqcodec.prior import Prior
 
 CONFIG = ModelConfig(
     name="tiny",

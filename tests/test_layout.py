@@ -19,6 +19,7 @@ STAGES = {
     "beam": set(),
     "quantizer": {"beam"},
     "prior": set(),
+    "freezing": {"prior"},
     "exact_prior": set(),
     "probe": {"exact_prior"},
     "coder": {"exact_prior"},
@@ -41,7 +42,7 @@ STAGES = {
     "checkpoint": set(),
     "loop": set(),
     "train": {
-        *("registry", "autoencoder", "quantizer", "prior", "data"),
+        *("registry", "autoencoder", "quantizer", "prior", "freezing", "data"),
         *("objective", "loop", "checkpoint", "exact_prior", "probe"),
     },
     "doctor": {"registry", "exact_prior", "probe"},

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vqcodec import exact_prior, prior
+from vqcodec import exact_prior, freezing, prior
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.exact_prior import ExactPrior, cross_entropy_bits
-from vqcodec.prior import Prior, freeze
+from vqcodec.freezing import freeze, thaw, unfrozen
+from vqcodec.prior import Prior
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -168,8 +169,8 @@ def test_frozen_constants_agree() -> None:
     assert prior.LAYER_TAPS == exact_prior.LAYER_TAPS
     names = ("ACTIVATION_MAX", "ACCUMULATOR_LIMIT", "EXPONENTS", "QUALITIES")
     for name in (*names, "TABLE_SIZE", "TABLE_UNIT"):
-        assert getattr(prior, name) == getattr(exact_prior, name)
-    assert prior.GATE_UNIT == exact_prior.GATE_MAX
+        assert getattr(freezing, name) == getattr(exact_prior, name)
+    assert freezing.GATE_UNIT == exact_prior.GATE_MAX
 
 
 def test_weights_too_large_to_freeze_are_refused() -> None:
@@ -215,3 +216,33 @@ def test_freezing_costs_under_half_a_percent(capsys: pytest.CaptureFixture[str])
         print(f" [freezing costs {100 * loss:+.3f} % of {sum(floats):.0f} bits]", end="")
     assert sum(floats) < 0.6 * uniform  # it learned something
     assert loss < 0.005
+
+
+def test_thawing_undoes_freezing_up_to_rounding() -> None:
+    torch.manual_seed(4)
+    trained, thawed = Prior(CONFIG), Prior(CONFIG)
+    for weights in trained.parameters():
+        weights.data += 0.05 * torch.randn_like(weights)
+    frozen = freeze(trained)
+    thaw(thawed, frozen)
+    thawed.load_state_dict(unfrozen(trained), strict=False)
+    grids, quality = random_grids(2, 3, 5), torch.tensor([10, 90])
+    for level in range(3):
+        want, got = (model(grids, quality, level).detach() for model in (trained, thawed))
+        assert 0 < float((want - got).abs().mean()) < 0.05 * float(want.std())
+    again = freeze(thawed)
+    assert again.keys() == frozen.keys()
+    for name, integers in frozen.items():
+        matrix = name.rpartition(".")[0] + ".exponent"
+        change = int(again[matrix][0]) - int(frozen[matrix][0]) if matrix in frozen else 0
+        if not name.endswith(".exponent"):  # a bound met narrowly may leave room for a bit more
+            np.testing.assert_array_equal(again[name], integers * 2**change)
+
+
+def test_what_is_not_a_frozen_prior_is_not_thawed() -> None:
+    frozen = freeze(Prior(CONFIG))
+    for name in ("prior.8.first.weight", "prior.level1.embedding", "prior.16.up.exponent"):
+        for changed in ({}, {name: frozen[name].reshape(-1)[:0]}):
+            rest = {key: value for key, value in frozen.items() if key != name}
+            with pytest.raises(ValueError, match="not a frozen prior"):
+                thaw(Prior(CONFIG), rest | changed)

@@ -217,7 +217,7 @@ class ExactPrior:
         tensors: Mapping[str, NDArray[Any]],
         dtype: type[np.floating[Any]] = np.float32,
     ) -> None:
-        """Load what `prior.freeze` made.
+        """Load what `freezing.freeze` made.
 
         Args:
             config: the model's configuration.

@@ -2,7 +2,7 @@
 
 Level l sees its own grid causally and every coarser level everywhere: the indices are looked up
 in embedding tables of the prior's own (indices have no order), summed, and passed through two
-unmasked layers. `freeze` turns a trained prior into the integer tensors of `exact_prior`.
+unmasked layers. `freezing.freeze` turns a trained prior into the integers of `exact_prior`.
 
 All masked taps (dy, dx) satisfy dx + 2 dy <= 0 (the first layer: < 0), so that positions (i, j)
 with equal j + 2 i do not see each other and can be coded together.
@@ -15,15 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vqcodec.config import RATE_BINS, ModelConfig
 
-__all__ = ["Prior", "freeze"]
+__all__ = ["QUALITIES", "GatedLayer", "Prior", "Trunk"]
 
 Taps = tuple[tuple[int, int], ...]
 
@@ -72,6 +70,11 @@ class MaskedConv(nn.Module):
         """The live weights, (taps, inputs, outputs)."""
         kept = [self.weight[:, :, dy + self.reach_y, dx + self.reach_x] for dy, dx in self.taps]
         return torch.stack(kept).transpose(1, 2)
+
+    def set_tap_weights(self, weights: Tensor) -> None:
+        """The inverse of `tap_weights`: live weights from (taps, inputs, outputs)."""
+        for (dy, dx), weight in zip(self.taps, weights, strict=True):
+            self.weight[:, :, dy + self.reach_y, dx + self.reach_x] = weight.T
 
 
 class GatedLayer(nn.Module):
@@ -295,128 +298,3 @@ class Prior(nn.Module):
         tables.embedding.copy_((0.5 * near).clamp(-LIMIT, LIMIT))
         tables.output.copy_(0.1 * near)
         tables.bias.copy_(code_lengths * -math.log(2))
-
-
-# -- freezing ----------------------------------------------------------------------------------
-# Units of the integers (docs/format.md, section 5). `exact_prior` states them again because it
-# must not import torch; a test compares the two.
-
-UNIT = 32  # activations: integers per unit, clamped to +-255
-GATE_UNIT = 128  # a, gate and u
-CONDITION_UNIT = 256
-LOGIT_UNIT = 64  # logits: integers per nat
-ACTIVATION_MAX = 255
-ACCUMULATOR_LIMIT = 2**24  # below it float32 sums of integers are exact
-EXPONENTS = range(3, 16)
-TABLE_SIZE = 1024
-TABLE_UNIT = 2**20
-
-
-def freeze(prior: Prior) -> dict[str, NDArray[np.generic]]:
-    """Round a trained prior to the integer tensors that `ExactPrior` loads.
-
-    Each matrix becomes round(weight * 2**e) with the largest e that keeps every possible sum of
-    products below 2**24 and every weight in int16.
-
-    Returns:
-        Arrays by name, as docs/format.md, section 5 lists them.
-    Raises:
-        ValueError: weights so large that no exponent fits.
-    """
-    tensors: dict[str, NDArray[np.generic]] = {}
-    with torch.no_grad():
-        for index in range(len(prior.config.levels)):
-            tensors.update(_freeze_level(prior, index))
-        for stride, trunk in prior.trunks.items():
-            assert isinstance(trunk, Trunk)
-            added = [
-                np.abs(tensors[f"prior.level{k}.condition"]).max() / CONDITION_UNIT
-                for k, level in enumerate(prior.config.levels)
-                if level.stride == int(stride)
-            ]
-            tensors.update(_freeze_trunk(f"prior.{stride}", trunk, max(added)))
-    distances = np.arange(TABLE_SIZE) / LOGIT_UNIT
-    tensors["prior.table"] = np.round(np.exp(-distances) * TABLE_UNIT).astype(np.int32)
-    return tensors
-
-
-def _freeze_level(prior: Prior, level: int) -> dict[str, NDArray[np.generic]]:
-    name, tables = f"prior.level{level}", prior.tables(level)
-    qualities = torch.arange(QUALITIES, device=tables.bias.device)
-    condition = torch.stack(prior.condition(level, qualities), dim=1)  # (101, 2, C)
-    output = _freeze_matrix(
-        f"{name}.output",
-        _array(tables.output.flatten(0, 1).T),
-        ACTIVATION_MAX,
-        UNIT,
-        _array(tables.bias.flatten(1)),
-    )
-    return {
-        f"{name}.embedding": _to_integers(_array(tables.embedding) * UNIT, ACTIVATION_MAX),
-        f"{name}.condition": _to_integers(_array(condition) * CONDITION_UNIT, 2**15 - 1),
-        **output,
-    }
-
-
-def _freeze_trunk(name: str, trunk: Trunk, added: float) -> dict[str, NDArray[np.generic]]:
-    """`added`: the largest conditioning value, which the sums of the context layers must hold."""
-    tensors: dict[str, NDArray[np.generic]] = {}
-    for part, conv in (("context1", trunk.context1), ("context2", trunk.context2)):
-        weight = _array(conv.weight.permute(2, 3, 1, 0).flatten(0, 1))  # (9, in, out)
-        tensors.update(
-            _freeze_matrix(f"{name}.{part}", weight, ACTIVATION_MAX, UNIT, reserve=added)
-        )
-    first = _array(trunk.first.tap_weights())
-    tensors.update(_freeze_matrix(f"{name}.first", first, ACTIVATION_MAX, UNIT))
-    for i, layer in enumerate(trunk.layers):
-        assert isinstance(layer, GatedLayer) and layer.gate.bias is not None
-        context = layer.context.weight[None, :, :, 0, 0].transpose(1, 2)
-        both = _array(torch.cat([layer.gate.tap_weights(), context]))  # taps, then context
-        bias = _array(layer.gate.bias)
-        # A gate of 1/2 + b/4 is 64 + 32 b: the 64 is two units of b.
-        gate = _freeze_matrix(f"{name}.{i}.gate", both, ACTIVATION_MAX, UNIT, bias, reserve=2)
-        residual = _array(layer.residual.weight[:, :, 0, 0].T)
-        tensors.update(gate)
-        tensors.update(_freeze_matrix(f"{name}.{i}.residual", residual, GATE_UNIT, GATE_UNIT))
-    if trunk.finer is not None:
-        up = _array(trunk.up.weight.T)
-        tensors.update(_freeze_matrix(f"{name}.up", up, ACTIVATION_MAX, UNIT))
-    return tensors
-
-
-def _freeze_matrix(
-    name: str,
-    weight: NDArray[np.float64],
-    input_max: int,
-    unit: int,
-    bias: NDArray[np.float64] | None = None,
-    reserve: float = 0.0,
-) -> dict[str, NDArray[np.generic]]:
-    """Integer weight (..., inputs, outputs), its exponent and its bias in units of the sums.
-
-    `unit` is how many integers make one unit of the input; `reserve` is room, in units, for what
-    is added to the sums besides the bias.
-    """
-    for exponent in reversed(EXPONENTS):
-        rounded = np.round(weight * 2.0**exponent)
-        shift = np.zeros(1) if bias is None else np.round(bias * unit * 2.0**exponent)
-        sums = np.abs(rounded).reshape(-1, rounded.shape[-1]).sum(0) * input_max + np.abs(shift)
-        # One more unit covers the half that rounding adds.
-        bound = sums.max() + (reserve + 1) * unit * 2.0**exponent
-        if bound < ACCUMULATOR_LIMIT and np.abs(rounded).max() < 2**15:
-            frozen: dict[str, NDArray[np.generic]] = {
-                f"{name}.weight": rounded.astype(np.int16),
-                f"{name}.exponent": np.array([exponent], np.int8),
-            }
-            if bias is not None:
-                frozen[f"{name}.bias"] = shift.astype(np.int32)
-            return frozen
-    raise ValueError(f"{name}: weights too large to freeze")
-
-
-def _to_integers(values: NDArray[np.float64], limit: int) -> NDArray[np.int16]:
-    return np.clip(np.round(values), -limit, limit).astype(np.int16)
-
-
-def _array(tensor: Tensor) -> NDArray[np.float64]:
-    return np.asarray(tensor.detach().double().cpu().numpy(), dtype=np.float64)

@@ -91,7 +91,7 @@ class Model:
         return quantizer
 
     def training_prior(self) -> dict[str, Any]:
-        """The float prior that training goes on from, as torch tensors by name."""
+        """What training needs of the prior beyond its integers, as torch tensors by name."""
         return self._torch_section("training.prior.")
 
     def levels_worth(self, quality: int) -> int:

@@ -21,9 +21,10 @@ from vqcodec.config import PRESETS, ModelConfig
 from vqcodec.data import CropSource, drawn_pictures, load_folder
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
+from vqcodec.freezing import freeze, thaw, unfrozen
 from vqcodec.loop import Loop, Meter
 from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
-from vqcodec.prior import Prior, freeze
+from vqcodec.prior import Prior
 from vqcodec.probe import probe
 from vqcodec.quantizer import TRAINING_BEAM, Quantizer
 
@@ -206,13 +207,15 @@ def _start_from(state: Run, source: registry.Model) -> None:
     state.autoencoder.load_state_dict(source.autoencoder.state_dict())
     state.quantizer.load_state_dict(source.quantizer.state_dict())
     state.quantizer.restart_averages(state.options.batch)
-    floats = source.training_prior()
-    if floats:
-        try:
-            state.prior.load_state_dict(floats)
-        except RuntimeError as error:
-            raise ModelError(f"{state.options.init}: its float prior does not fit") from error
-        state.pretrained = True
+    try:
+        thaw(state.prior, source.tensors)
+        floats = source.training_prior()
+        if missing := unfrozen(state.prior).keys() - floats.keys():
+            raise ValueError(f"{min(missing)} is missing")
+        state.prior.load_state_dict(floats, strict=False)
+    except (ValueError, RuntimeError) as error:
+        raise ModelError(f"{state.options.init}: no prior to go on from: {error}") from error
+    state.pretrained = True
 
 
 def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
@@ -352,7 +355,7 @@ def _save(state: Run) -> None:
     for name, value in state.quantizer.state_dict().items():
         if not name.startswith(("code_sum", "code_count")):
             tensors[f"quantizer.{name}"] = value.contiguous().cpu().numpy()
-    for name, value in state.prior.state_dict().items():
+    for name, value in unfrozen(state.prior).items():
         tensors[f"training.prior.{name}"] = value.contiguous().cpu().numpy()
     try:
         tensors |= freeze(state.prior)
