@@ -40,7 +40,7 @@ class FakeCodec(types.ModuleType):
 
     def decompress(self, data: bytes, **options: Any) -> Image.Image:
         self.calls.append(options)
-        parsed = container.parse(data, allow_truncated=options["allow_truncated"])
+        parsed = container.parse(data, partial=options["partial"])
         if not parsed.complete:
             options["notes"]("the file was cut")
         x, y, width, height = options["region"] or (0, 0, parsed.width, parsed.height)
@@ -107,20 +107,22 @@ def everything() -> list[str]:
 
 def test_options_reach_the_codec(codec: FakeCodec) -> None:
     picture("a.png")
-    line = "compress a.png -q 12.5 --effort 0 --levels 3 --model m --strip"
+    line = (
+        "compress a.png -q 12.5 --effort 0 --levels 3 --model m --strip --no-verify --max-pixels 77"
+    )
     assert run(*line.split()).exit_code == 0
     (call,) = codec.calls
     wanted = {"quality": 12.5, "effort": 0, "levels": 3, "model": "m", "strip": True}
-    assert wanted.items() <= call.items()
+    assert (wanted | {"check": False, "max_pixels": 77}).items() <= call.items()
     line = "decompress a.vqc -o b.png --levels 2 --partial --model w --max-pixels 99"
     assert run(*line.split()).exit_code == 0
-    wanted = {"levels": 2, "allow_truncated": True, "model": "w", "max_pixels": 99}
+    wanted = {"levels": 2, "partial": True, "model": "w", "max_pixels": 99}
     assert wanted.items() <= codec.calls[1].items()
 
 
 def test_effort_2_reaches_the_codec(codec: FakeCodec) -> None:
     assert run("compress", picture("a.png"), "--effort", "2").exit_code == 0
-    assert codec.calls[0]["effort"] == 2
+    assert codec.calls[0]["effort"] == 2 and codec.calls[0]["check"] is True
 
 
 def test_regions_reach_the_codec(codec: FakeCodec) -> None:
@@ -414,18 +416,20 @@ def test_wrong_usage(arguments: str) -> None:
 
 def test_info_tells_of_whole_and_cut_files() -> None:
     data = Path(vqc("a.vqc")).read_bytes()
-    Path("cut.vqc").write_bytes(data[:-3])
+    Path("cut.vqc").write_bytes(data[:-7])
     text = run("info", "a.vqc").stdout
     for part in ("6 x 4", "complete", b"8 bytes!".hex(), "8 4"):
         assert part in text
     assert "cut: 1 of 2 levels" in run("info", "cut.vqc").stdout
+    Path("bad.vqc").write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
+    assert "damaged" in run("info", "bad.vqc").stdout
     fields = json.loads(run("info", "a.vqc", "--json").stdout)
     assert fields["part_bytes"] == [8, 4]
     assert (fields["complete"], fields["num_bytes"], fields["model"]) == (True, len(data), None)
 
 
 def test_partial_decodes_cut_files() -> None:
-    Path("cut.vqc").write_bytes(Path(vqc("a.vqc")).read_bytes()[:-3])
+    Path("cut.vqc").write_bytes(Path(vqc("a.vqc")).read_bytes()[:-7])
     assert run("decompress", "cut.vqc").exit_code == 1
     result = run("decompress", "cut.vqc", "--partial")
     assert result.exit_code == 0

@@ -129,7 +129,7 @@ def test_every_truncation_gives_fewer_levels_or_an_error(tiny_weights: dict[str,
         with pytest.raises(BitstreamError):
             codec.decompress(data[:keep], model=model)
         try:
-            found = grids.read_grids(data[:keep], allow_truncated=True, model=model).grids
+            found = grids.read_grids(data[:keep], partial=True, model=model).grids
         except BitstreamError:
             continue
         decoded_levels.add(len(found))

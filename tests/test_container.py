@@ -75,7 +75,7 @@ def containers(draw: st.DrawFn) -> Container:
 @given(fields=containers())
 def test_parsing_inverts_packing(fields: Container) -> None:
     assert parse(pack(fields)) == fields
-    assert parse(pack(fields), allow_truncated=True) == fields
+    assert parse(pack(fields), partial=True) == fields
 
 
 def test_chunks_are_written_in_file_order() -> None:
@@ -89,7 +89,7 @@ def test_overhead_of_a_photograph() -> None:
     for level_count, parts in ((1, 1), (7, 7), (8, 8), (9, 5), (13, 7), (16, 8), (64, 8)):
         table = tuple(Part(245, 0) for _ in range(parts))
         photo = Container(768, 512, 50, bytes(8), level_count, table, bytes(980 * parts))
-        assert len(pack(photo)) - len(photo.payload) == 24 + 4 * parts <= 64
+        assert len(pack(photo)) - len(photo.payload) == 28 + 4 * parts <= 64
 
 
 def test_levels_of_one_part_arrive_together() -> None:
@@ -137,48 +137,45 @@ def test_number_of_parts(levels: int) -> None:
 
 
 @pytest.mark.parametrize("fields", [PLAIN, RICH], ids=["plain", "rich"])
-@pytest.mark.parametrize("allow_truncated", [False, True])
-def test_every_flipped_bit_is_reported(fields: Container, allow_truncated: bool) -> None:
+@pytest.mark.parametrize("partial", [False, True])
+def test_every_flipped_bit_is_reported(fields: Container, partial: bool) -> None:
     good = pack(fields)
     for bit in range(8 * len(good)):
         damaged = bytearray(good)
         damaged[bit // 8] ^= 1 << bit % 8
         try:
-            found = parse(bytes(damaged), allow_truncated=allow_truncated)
+            found = parse(bytes(damaged), partial=partial)
         except BitstreamError:
             continue
         # A size field that grew makes the file look cut: reported through `complete`.
-        assert allow_truncated and not found.complete, bit
+        assert partial and not found.complete, bit
 
 
-def test_damaged_fields_of_a_cut_file_change_every_check() -> None:
-    cut = pack(PLAIN)[:HEADER_BYTES]
-    wanted = [entry.check for entry in PLAIN.parts]
-    for bit in range(8 * 6, 8 * 18):  # model_id, width, height, quality, level_count
-        damaged = bytearray(cut)
+def test_a_damaged_header_is_never_read() -> None:
+    good = pack(PLAIN)
+    for bit in range(8 * HEADER_BYTES):
+        damaged = bytearray(good)
         damaged[bit // 8] ^= 1 << bit % 8
-        try:
-            found = parse(bytes(damaged), allow_truncated=True)
-        except CorruptChunk:
-            continue
-        for entry, check in zip(found.parts, wanted, strict=False):
-            assert entry.check != check, bit
+        for data in (damaged, damaged[:HEADER_BYTES]):
+            with pytest.raises(BitstreamError):
+                parse(bytes(data), partial=True)
 
 
 @pytest.mark.parametrize("fields", [PLAIN, RICH], ids=["plain", "rich"])
 def test_every_cut(fields: Container) -> None:
     whole = pack(fields)
     payload_end = HEADER_BYTES + len(fields.payload)
+    assert len(pack(PLAIN)) == HEADER_BYTES + len(PLAIN.payload) + 4
     for size in range(len(whole)):
         with pytest.raises(BitstreamError):
             parse(whole[:size])
         if size < HEADER_BYTES:
             with pytest.raises(BitstreamError):
-                parse(whole[:size], allow_truncated=True)
+                parse(whole[:size], partial=True)
             continue
-        found = parse(whole[:size], allow_truncated=True)
+        found = parse(whole[:size], partial=True)
         arrived = min(size, payload_end) - HEADER_BYTES
-        assert not found.complete
+        assert not found.complete and found.verified == (size >= payload_end + 4)
         assert found.payload == fields.payload[: arrived // 4 * 4]
         assert found.levels_present == arrived // 4
         assert found.chunks == fields.chunks[: len(found.chunks)]
@@ -187,11 +184,25 @@ def test_every_cut(fields: Container) -> None:
             pack(found)
 
 
-def test_payload_that_arrived_whole_is_verified_in_a_cut_file() -> None:
-    damaged = bytearray(pack(RICH))
+def test_what_is_damaged_is_told_apart_from_what_is_sound() -> None:
+    good = pack(RICH)
+    payload_end = HEADER_BYTES + len(RICH.payload)
+    damaged = bytearray(good)
     damaged[HEADER_BYTES] ^= 1
-    with pytest.raises(CorruptChunk, match="checksum of header and payload"):
-        parse(bytes(damaged[:-1]), allow_truncated=True)
+    found = parse(bytes(damaged), partial=True)
+    assert found == replace(
+        RICH, payload=bytes([RICH.payload[0] ^ 1]) + RICH.payload[1:], verified=False
+    )
+    with pytest.raises(CorruptChunk, match="payload.*checksum mismatch"):
+        parse(bytes(damaged))
+    for at in range(payload_end, payload_end + 4):  # the checksum itself
+        damaged = bytearray(good)
+        damaged[at] ^= 1
+        assert parse(bytes(damaged), partial=True) == replace(RICH, verified=False)
+    damaged = bytearray(good)
+    damaged[-1] ^= 1  # the checksum of the last chunk
+    kept, (last, _) = RICH.chunks[:-1], RICH.chunks[-1]
+    assert parse(bytes(damaged), partial=True) == replace(RICH, chunks=kept, lost=(last,))
 
 
 def test_other_files_and_newer_versions() -> None:
@@ -204,11 +215,11 @@ def test_other_files_and_newer_versions() -> None:
         parse(bytes(newer))
 
 
-@pytest.mark.parametrize("allow_truncated", [False, True])
+@pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("fields", [PLAIN, RICH], ids=["plain", "rich"])
-def test_bytes_behind_the_end(fields: Container, allow_truncated: bool) -> None:
+def test_bytes_behind_the_end(fields: Container, partial: bool) -> None:
     with pytest.raises(CorruptChunk, match="1 bytes behind the end"):
-        parse(pack(fields) + b"\0", allow_truncated=allow_truncated)
+        parse(pack(fields) + b"\0", partial=partial)
 
 
 def _header(
@@ -251,10 +262,10 @@ def test_fields_out_of_range(data: bytes, reason: str) -> None:
 
 def test_chunk_sizes_are_limited_before_they_are_read() -> None:
     for flag, size in ((0x02, b"\x99\x80\x04"), (0x04, b"\x81\x80\x80\x20")):
-        data = _header(flags=flag, words=(b"\0",)) + size
-        for allow_truncated in (False, True):
-            with pytest.raises(CorruptChunk, match="over the limit"):
-                parse(data, allow_truncated=allow_truncated)
+        data = _header(flags=flag, words=(b"\0",)) + bytes(4) + size
+        with pytest.raises(CorruptChunk, match="over the limit"):
+            parse(data)
+        assert len(parse(data, partial=True).lost) == 1
 
 
 def test_pixel_limit_can_be_changed() -> None:
@@ -267,7 +278,7 @@ def test_pixel_limit_can_be_changed() -> None:
 @given(data=st.binary(max_size=200), sound_start=st.booleans())
 def test_any_bytes_parse_or_raise_ours(data: bytes, sound_start: bool) -> None:
     with contextlib.suppress(BitstreamError):
-        parse((b"\xf6VQC\0" if sound_start else b"") + data, allow_truncated=True)
+        parse((b"\xf6VQC\0" if sound_start else b"") + data, partial=True)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def layout(data: bytes) -> tuple[int, int]:
-    """Where the CRC-32 of the header lies, and where the payload ends.
+    """Where the CRC-32 of the header lies, and that of the payload.
 
     Raises:
         IndexError: cut before.
@@ -164,11 +164,15 @@ def layout(data: bytes) -> tuple[int, int]:
 
 
 def repaired(data: bytes) -> bytes:
-    """The same damage with the CRC-32 that it asks for, if the header can still be read."""
+    """The same damage with the CRC-32s that it asks for, if the header can still be read."""
     with suppress(IndexError):
         crc, end = layout(data)
-        sound = zlib.crc32(data[crc + 4 : end], zlib.crc32(data[:crc]))
-        return data[:crc] + sound.to_bytes(4, "little") + data[crc + 4 :]
+        sound = [
+            zlib.crc32(part).to_bytes(4, "little") for part in (data[:crc], data[crc + 4 : end])
+        ]
+        data = data[:crc] + sound[0] + data[crc + 4 :]
+        if len(data) >= end + 4:
+            data = data[:end] + sound[1] + data[end + 4 :]
     return data
 
 
@@ -273,8 +277,8 @@ def test_damaged_files_are_refused_or_decode_right(seeds: list[Seed], which: int
                 wrong += [number] * (not is_right(seed, grids.read_grids(data, model=seed.model)))
                 assert codec.decompress(data, model=seed.model).tobytes() == seed.pixels or wrong
             with suppress(VqcodecError):
-                picture = codec.decompress(data, allow_truncated=True, model=seed.model)
-                found = grids.read_grids(data, allow_truncated=True, model=seed.model)
+                picture = codec.decompress(data, partial=True, model=seed.model)
+                found = grids.read_grids(data, partial=True, model=seed.model)
                 assert picture.size == (found.container.width, found.container.height)
                 wrong += [number] * (not is_right(seed, found))
     # What passes a repaired CRC-32, or a cut, meets 16-bit checks: 1 in 65536 may survive those.
@@ -319,7 +323,7 @@ def test_large_claims_take_neither_time_nor_memory(
         data = forged(seed, *size, payload)
         for cut in (data, data[:-5]):
             with soon(size), pytest.raises(CorruptChunk):
-                codec.decompress(cut, allow_truncated=True, model=seed.model)
+                codec.decompress(cut, partial=True, model=seed.model)
     if which == 0:
         tracemalloc.start()  # apart, as it takes ten times as long
         with pytest.raises(CorruptChunk):

@@ -39,7 +39,7 @@ def cut(grid: Index, stride: int, tile: Tile) -> Index:
 
 
 def by_tile(data: bytes, model: str, found: list[Index]) -> Iterator[tuple[Tile, list[Index]]]:
-    parsed, config = container.parse(data, allow_truncated=True), registry.load(model).config
+    parsed, config = container.parse(data, partial=True), registry.load(model).config
     for tile in split(parsed.height, parsed.width, config.strides[0]):
         levels = zip(found, config.levels, strict=False)
         yield tile, [cut(grid, level.stride, tile) for grid, level in levels]
@@ -122,9 +122,9 @@ def test_only_needed_tiles_are_decoded(
     whole = grids.read_grids(data, model=model).grids
     seen, read = [], grids._read_tile
 
-    def count(parsed: Container, loaded: registry.Model, tile: Tile, levels: int) -> list[Index]:
+    def count(parsed: Container, loaded: registry.Model, tile: Tile, *rest: int) -> object:
         seen.append(tile.number)
-        return read(parsed, loaded, tile, levels)
+        return read(parsed, loaded, tile, *rest)
 
     monkeypatch.setattr(grids, "_read_tile", count)
     found = grids.read_grids(data, model=model, region=region)
@@ -166,7 +166,7 @@ def test_every_cut_leaves_what_arrived(
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(70, 16), 100, model=model)
     parsed = container.parse(data)
-    tiles, header = container.tile_count(70, 16), len(data) - len(parsed.payload)
+    tiles, header = container.tile_count(70, 16), len(data) - len(parsed.payload) - 4
     assert (tiles, len(parsed.parts)) == (3, 3 * (5 if max_parts == 8 else 2))
     whole = [*by_tile(data, model, grids.read_grids(data, model=model).grids)]
     ends = [header + end for end in accumulate(4 * part.words for part in parsed.parts)]
@@ -175,7 +175,7 @@ def test_every_cut_leaves_what_arrived(
     for keep in {*range(header + 1), *near} - {len(data)}:
         arrived = [levels_arrived(parsed, t, keep - header) for t in range(tiles)]
         try:
-            found = grids.read_grids(data[:keep], allow_truncated=True, model=model)
+            found = grids.read_grids(data[:keep], partial=True, model=model)
         except BitstreamError:
             assert keep < header or not any(arrived)
             continue
@@ -195,12 +195,13 @@ def test_a_cut_file_is_a_picture(tiny_weights: dict[str, Path], small_tiles: int
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(40, 60), 100, effort=0, model=model)
     parsed, notes = container.parse(data), list[str]()
-    end = len(data) - 4 * sum(part.words for part in parsed.parts[5:])  # one tile has two levels
-    decoded = codec.decompress(data[:end], allow_truncated=True, model=model, notes=notes.append)
+    missing = sum(part.words for part in parsed.parts[5:])  # one tile has two levels
+    end = len(data) - 4 - 4 * missing
+    decoded = codec.decompress(data[:end], partial=True, model=model, notes=notes.append)
     assert decoded.size == (40, 60)
     assert notes == ["the file was cut: 1 of 5 levels arrived whole"]
     corner = (3, 4, 20, 30)
-    part = codec.decompress(data[:end], region=corner, allow_truncated=True, model=model)
+    part = codec.decompress(data[:end], region=corner, partial=True, model=model)
     assert part.tobytes() == decoded.crop((3, 4, 23, 34)).tobytes()
 
 
@@ -230,3 +231,48 @@ def test_every_tile_has_checks_of_its_own(tiny_weights: dict[str, Path], small_t
         grids.read_grids(forged, model=model)
     grids.read_grids(forged, model=model, levels=1)
     grids.read_grids(forged, model=model, region=(0, 0, 20, 10))
+
+
+def test_a_damaged_tile_costs_a_tile(tiny_weights: dict[str, Path], small_tiles: int) -> None:
+    """Its levels before the damage stay; all other tiles are what they were."""
+    model = str(tiny_weights["residual"])
+    data = codec.compress(picture(70, 50), 100, model=model)
+    parsed = container.parse(data)
+    tiles = container.tile_count(70, 50)
+    whole = grids.read_grids(data, model=model)
+    assert whole.damaged == 0 and tiles == 6 and len(parsed.parts) == 5 * tiles
+    header = len(data) - len(parsed.payload) - 4
+    offsets = [header, *(header + end for end in accumulate(4 * p.words for p in parsed.parts))]
+    for number in range(len(parsed.parts)):
+        if not parsed.parts[number].words:
+            continue
+        damaged = bytearray(data)
+        damaged[offsets[number]] ^= 0xFF  # of the part's first word
+        with pytest.raises(CorruptChunk):
+            grids.read_grids(bytes(damaged), model=model)
+        found = grids.read_grids(bytes(damaged), partial=True, model=model)
+        level, hurt = divmod(number, tiles)
+        assert found.damaged <= 1 and not found.container.complete
+        for (tile, got), (_, want) in zip(
+            by_tile(data, model, found.grids), by_tile(data, model, whole.grids), strict=True
+        ):
+            same = [np.array_equal(a, b) for a, b in zip(got, want, strict=True)]
+            if tile.number != hurt or not found.damaged:
+                assert all(same)
+                continue
+            # What a word changes may be indices of a later level only.
+            kept = next(k for k in range(5) if not same[k])
+            assert kept >= level and not any(grid.any() for grid in got[kept:])
+        notes: list[str] = []
+        shown = codec.decompress(bytes(damaged), partial=True, model=model, notes=notes.append)
+        assert shown.size == (70, 50) and len(notes) == 1
+        assert ("1 of 6 tiles" in notes[0]) == bool(found.damaged)
+
+
+def test_a_damaged_tile_may_be_the_only_one(tiny_weights: dict[str, Path]) -> None:
+    model = str(tiny_weights["vq-vae"])
+    data = bytearray(codec.compress(picture(40, 40), 80, model=model))
+    header = len(data) - len(container.parse(bytes(data)).payload) - 4
+    data[header] ^= 0xFF
+    with pytest.raises(CorruptChunk, match="not even the first part"):
+        grids.read_grids(bytes(data), partial=True, model=model)

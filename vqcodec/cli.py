@@ -94,6 +94,10 @@ def compress(
     model: ModelName = "photo",
     force: Force = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP.")] = False,
+    check: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Decode each file before it is written.")
+    ] = True,
+    max_pixels: MaxPixels = container.MAX_PIXELS,
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
@@ -121,6 +125,8 @@ def compress(
             levels=levels,
             model=model,
             strip=strip,
+            check=check,
+            max_pixels=max_pixels,
             notes=lambda text: report.note(job.source, text),
             found=found.append,
             progress=advance,
@@ -144,7 +150,7 @@ def decompress(
     levels: Levels = None,
     region: Region = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Decode what there is of a file that was cut.")
+        bool, typer.Option("--partial", help="Decode what there is of a cut or damaged file.")
     ] = False,
     model: Weights = None,
     max_pixels: MaxPixels = container.MAX_PIXELS,
@@ -166,7 +172,7 @@ def decompress(
             data,
             levels=levels,
             region=box,
-            allow_truncated=partial,
+            partial=partial,
             model=model,
             max_pixels=max_pixels,
             notes=lambda text: report.note(job.source, text),

@@ -5,7 +5,7 @@ rate-distortion beam search) -> payload (exact prior + range coder) -> .vqc (con
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from vqcodec import container, image, metrics, registry, windows
 from vqcodec.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
-from vqcodec.errors import memory_errors
+from vqcodec.errors import BitstreamError, ModelError, memory_errors
 from vqcodec.exact_prior import Front, walk
-from vqcodec.grids import box_of, read_grids, write_tile
+from vqcodec.grids import Grids, box_of, read_grids, write_tile
 from vqcodec.image import Picture
 from vqcodec.registry import Model
 from vqcodec.target import Goal, reach, set_goal
@@ -41,6 +41,8 @@ def compress(
     levels: int | None = None,
     model: str = "photo",
     strip: bool = False,
+    check: bool = False,
+    max_pixels: int = image.MAX_PIXELS,
     notes: Callable[[str], None] | None = None,
     found: Callable[[float], None] | None = None,
     progress: Callable[[float], None] | None = None,
@@ -60,6 +62,8 @@ def compress(
         levels: use only the first so many levels of the model.
         model: name of a shipped model, or path of a weights file.
         strip: leave out ICC, EXIF and XMP.
+        check: decode the indices of the file again before it is returned.
+        max_pixels: refuse larger pictures, before they are decoded.
         notes: told of each conversion that loses something, and of a bpp that was not hit.
         found: told the quality of the file.
         progress: told the share of the work done, 0..1.
@@ -67,7 +71,7 @@ def compress(
         The bytes of a `.vqc` file.
     Raises:
         ImageError: the picture cannot be read or coded.
-        ModelError: no such model.
+        ModelError: no such model; or `check` found that its arithmetic is not exact here.
         TargetError: no quality comes to the bpp, size or psnr; the message says what does.
         ValueError: quality, effort, levels, bpp, size or psnr out of range, or too many of them.
     """
@@ -78,9 +82,9 @@ def compress(
     if not 0 <= quality <= 100 or effort not in (0, 1, 2) or (levels is not None and levels < 1):
         raise ValueError(f"quality {quality}, effort {effort} or levels {levels} out of range")
     if isinstance(picture, bytes | str | Path):
-        source = image.read_picture(picture, strip=strip)
+        source = image.read_picture(picture, strip=strip, max_pixels=max_pixels)
     else:
-        source = image.from_pil(picture, strip=strip)
+        source = image.from_pil(picture, strip=strip, max_pixels=max_pixels)
     if notes:
         for note in source.notes:
             notes(note)
@@ -94,6 +98,13 @@ def compress(
         data = encode(quality, progress)
     if found:
         found(quality)
+    if check:
+        try:
+            verify(data, model)
+        except BitstreamError as error:
+            raise ModelError(
+                f"what was written does not decode here; see doctor: {error}"
+            ) from error
     return data
 
 
@@ -140,7 +151,7 @@ def decompress(
     *,
     levels: int | None = None,
     region: tuple[int, int, int, int] | None = None,
-    allow_truncated: bool = False,
+    partial: bool = False,
     model: str | None = None,
     max_pixels: int = MAX_PIXELS,
     notes: Callable[[str], None] | None = None,
@@ -151,10 +162,10 @@ def decompress(
     Args:
         levels: decode only the first so many levels: a coarser picture, sooner.
         region: (x, y, width, height): decode only this part, from the tiles that it needs.
-        allow_truncated: decode what there is of a file that was cut.
+        partial: decode what there is of a file that was cut or damaged.
         model: name or path of the weights, where they are not among those shipped.
         max_pixels: refuse larger pictures, before memory is taken.
-        notes: told what a cut file lost.
+        notes: told what a cut or damaged file lost.
         progress: told the share of the work done, 0..1.
     Raises:
         BitstreamError: the file is damaged, or not a `.vqc` file.
@@ -170,18 +181,16 @@ def decompress(
     found = read_grids(
         data,
         levels=levels,
-        allow_truncated=allow_truncated,
+        partial=partial,
         model=model,
         region=region,
         max_pixels=max_pixels,
         progress=advance,
     )
     parsed = found.container
-    if notes and not parsed.complete:
-        arrived = f"{parsed.levels_present} of {parsed.level_count} levels arrived whole"
-        notes(f"the file was cut: {arrived}")
-        for kind in parsed.lost:
-            notes(f"the file was cut: its {kind.decode()} is lost")
+    if notes:
+        for loss in _losses(found):
+            notes(loss)
     box = box_of(parsed, region)
     rgb = _decode(found.model, found.grids, parsed.quality, parsed.height, parsed.width, box)
     alpha = None
@@ -200,6 +209,21 @@ def decompress(
             xmp=parsed.chunk(XMP),
         )
     )
+
+
+def _losses(found: Grids) -> Iterator[str]:
+    """What a cut or damaged file has lost, in sentences."""
+    parsed = found.container
+    if parsed.levels_present < parsed.level_count:
+        arrived = f"{parsed.levels_present} of {parsed.level_count} levels arrived whole"
+        yield f"the file was cut: {arrived}"
+    if found.damaged:
+        tiles = container.tile_count(parsed.width, parsed.height)
+        yield f"{found.damaged} of {tiles} tiles are damaged: coarser than they were, or grey"
+    elif not parsed.verified and parsed.levels_present == parsed.level_count:
+        yield "the payload's checksum is wrong, but all that was decoded is right"
+    for kind in parsed.lost:
+        yield f"its {kind.decode()} is lost"
 
 
 def verify(data: bytes, model: str | None = None, *, max_pixels: int = MAX_PIXELS) -> None:

@@ -237,7 +237,7 @@ def one_line_errors() -> Iterator[None]:
 
 def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[str, Any]:
     """What is said of a `.vqc` file as JSON; bytes are those of the whole file."""
-    parsed = container.parse(data, allow_truncated=True, max_pixels=max_pixels)
+    parsed = container.parse(data, partial=True, max_pixels=max_pixels)
     return {
         "num_bytes": len(data),
         "bpp": round(8 * len(data) / (parsed.width * parsed.height), 4),
@@ -258,8 +258,10 @@ def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[s
 def info_text(fields: dict[str, Any]) -> str:
     """`describe_file` and `input`, `model` for people."""
     state = "complete"
-    if not fields["complete"]:
+    if fields["levels_present"] < fields["levels"]:
         state = f"cut: {fields['levels_present']} of {fields['levels']} levels are there"
+    elif not fields["complete"]:
+        state = "damaged"
     chunks = [f"{kind} {size} bytes" for kind, size in fields["chunks"].items()]
     chunks += [f"{kind} lost" for kind in fields["chunks_lost"]]
     rows = {

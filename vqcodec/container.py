@@ -3,14 +3,12 @@
 The layout and the field names are those of docs/format.md, sections 2 and 3:
 
     magic version flags model_id width height quality level_count | (words check)* | crc
-    payload: 32-bit words, part after part, and in each part tile after tile
+    payload: 32-bit words, part after part, and in each part tile after tile; crc
     chunks announced by flags, in the order of the flag bits: size data crc
 
-One CRC-32 in the header covers header and payload and is verified as soon as the payload is all
-there; each chunk ends with a CRC-32 of its own. A file that was cut has no payload CRC to verify:
-there the 16-bit checks of the decoded indices take over, one for each part of each tile. They are
-stored mixed with a CRC-16 of the fields before the part table, so a cut file with a damaged size or
-model id fails them too.
+Header, payload and each chunk end with a CRC-32. A file that was cut or damaged behind its header
+can still be decoded in part: there the 16-bit checks of the decoded indices take over, one for
+each part of each tile.
 """
 
 from __future__ import annotations
@@ -99,9 +97,11 @@ class Container:
             tiles of the first part, then all tiles of the second.
         payload: little-endian 32-bit words of the range coders in the order of `parts`; shorter
             than the part table says only when a cut file was parsed.
+        verified: the payload is what was written, by its CRC-32; False only for a cut or damaged
+            file.
         grey: the picture is greyscale; a decoder gives one channel.
         chunks: (kind, bytes) pairs, each of `ALPHA`, `ICC`, `EXIF`, `XMP` at most once.
-        lost: kinds of chunks that a cut file announces and does not hold.
+        lost: kinds of chunks that the file announces and does not hold undamaged.
     Raises:
         ValueError: a field lies outside its range.
     """
@@ -115,6 +115,7 @@ class Container:
     payload: bytes
     grey: bool = False
     chunks: tuple[tuple[bytes, bytes], ...] = ()
+    verified: bool = True
     lost: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
@@ -184,8 +185,8 @@ class Container:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing was cut off; `pack` takes only complete containers."""
-        return len(self.payload) == 4 * self.num_words and not self.lost
+        """Whether nothing is missing or damaged; `pack` takes only complete containers."""
+        return self.verified and len(self.payload) == 4 * self.num_words and not self.lost
 
     def chunk(self, kind: bytes) -> bytes | None:
         """The bytes of the chunk of this kind, or None."""
@@ -239,11 +240,11 @@ def pack(container: Container) -> bytes:
     """The bytes of the `.vqc` file that holds these fields; `parse` is the inverse.
 
     Raises:
-        ValueError: the container came from a cut file.
+        ValueError: the container came from a cut or damaged file.
     Source: docs/format.md, sections 2 and 3.
     """
     if not container.complete:
-        raise ValueError("a container that lacks payload or chunks cannot be packed")
+        raise ValueError("a container of a cut or damaged file cannot be packed")
     chunks = dict(container.chunks)
     flags = _GREY_FLAG * container.grey | sum(_CHUNK_FLAGS[kind] for kind in chunks)
     header = bytearray(MAGIC)
@@ -251,25 +252,24 @@ def pack(container: Container) -> bytes:
     header += container.model_id
     header += _varint(container.width) + _varint(container.height)
     header += bytes([container.quality, container.level_count])
-    mask = _crc16(header)
     for entry in container.parts:
-        header += _varint(entry.words) + (entry.check ^ mask).to_bytes(2, "little")
-    header += _crc32(header, container.payload)
-    parts = [bytes(header), container.payload]
+        header += _varint(entry.words) + entry.check.to_bytes(2, "little")
+    header += _crc32(header)
+    parts = [bytes(header), container.payload, _crc32(container.payload)]
     for kind in _CHUNK_FLAGS:
         if kind in chunks:
-            size = _varint(len(chunks[kind]))
-            parts += [size, chunks[kind], _crc32(size, chunks[kind])]
+            chunk = _varint(len(chunks[kind])) + chunks[kind]
+            parts += [chunk, _crc32(chunk)]
     return b"".join(parts)
 
 
-def parse(data: bytes, *, allow_truncated: bool = False, max_pixels: int = MAX_PIXELS) -> Container:
+def parse(data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS) -> Container:
     """The fields of a `.vqc` file; `pack` is the inverse.
 
     Args:
-        data: the whole file, or with `allow_truncated` its beginning.
-        allow_truncated: accept a file that was cut behind its header. The result then has
-            `complete` False, the whole words that arrived as payload, and the whole chunks.
+        data: the whole file, or with `partial` its beginning.
+        partial: accept a file that was cut or damaged behind its header. The result then has
+            `complete` False, the whole words that arrived as payload, and the undamaged chunks.
         max_pixels: refuse larger pictures.
     Raises:
         NotVqcodecFile: the magic bytes are others.
@@ -278,24 +278,12 @@ def parse(data: bytes, *, allow_truncated: bool = False, max_pixels: int = MAX_P
     """
     reader = _Reader(data)
     header = _parse_header(reader, max_pixels)
-    start, size = reader.offset, 4 * header.num_words
-    payload = data[start : start + size]
-    if len(payload) == size:
-        if _crc32(data[: start - 4], payload) != data[start - 4 : start]:
-            raise CorruptChunk(b"header", start - 4, "checksum of header and payload mismatch")
-    elif not allow_truncated:
-        raise CorruptChunk(b"payload", start, f"cut: {len(payload)} of {size} bytes")
-    reader.offset += len(payload)
-    chunks, lost = _parse_chunks(reader, header, allow_truncated)
-    if not lost and reader.offset != len(data):
+    payload, verified = _parse_payload(reader, 4 * header.num_words, partial)
+    chunks, lost = _parse_chunks(reader, header, partial)
+    if verified and not lost and reader.offset != len(data):
         surplus = len(data) - reader.offset
         raise CorruptChunk(b"end", reader.offset, f"{surplus} bytes behind the end of the file")
-    payload = payload[: len(payload) // 4 * 4]
-    return replace(header, payload=payload, chunks=chunks, lost=lost)
-
-
-class _Cut(CorruptChunk):
-    """The file ends inside this field."""
+    return replace(header, payload=payload, verified=verified, chunks=chunks, lost=lost)
 
 
 class _Reader:
@@ -307,7 +295,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         field = self.data[self.offset : self.offset + size]
         if len(field) != size:
-            raise _Cut(self.kind, self.offset, "the file ends here")
+            raise CorruptChunk(self.kind, self.offset, "the file ends here")
         self.offset += size
         return field
 
@@ -350,12 +338,12 @@ def _parse_header(reader: _Reader, max_pixels: int) -> Container:
         _check_ranges(width, height, quality, level_count)
     except ValueError as error:  # one list of limits, for writers and readers
         raise reader.corrupt(str(error)) from error
-    mask = _crc16(reader.data[: reader.offset])
     parts = tuple(
-        Part(reader.varint(), int.from_bytes(reader.take(2), "little") ^ mask)
+        Part(reader.varint(), int.from_bytes(reader.take(2), "little"))
         for _ in range(part_count(level_count) * tile_count(width, height))
     )
-    reader.take(4)  # crc: verified when the payload is there
+    if _crc32(reader.data[: reader.offset]) != reader.take(4):
+        raise reader.corrupt("checksum mismatch")
     lost = tuple(kind for kind, flag in _CHUNK_FLAGS.items() if flags & flag)
     grey = bool(flags & _GREY_FLAG)
     try:
@@ -364,27 +352,44 @@ def _parse_header(reader: _Reader, max_pixels: int) -> Container:
         raise reader.corrupt(str(error)) from error
 
 
+def _parse_payload(reader: _Reader, size: int, partial: bool) -> tuple[bytes, bool]:
+    """The whole words of the payload, and whether they are all there and undamaged."""
+    reader.kind, start = b"payload", reader.offset
+    payload = reader.data[start : start + size]
+    reader.offset += len(payload)
+    try:
+        if len(payload) < size:
+            raise CorruptChunk(b"payload", start, f"cut: {len(payload)} of {size} bytes")
+        if reader.take(4) != _crc32(payload):
+            raise CorruptChunk(b"payload", start, "checksum mismatch")
+    except CorruptChunk:
+        if not partial:
+            raise
+        return payload[: len(payload) // 4 * 4], False
+    return payload, True
+
+
 def _parse_chunks(
-    reader: _Reader, header: Container, allow_truncated: bool
+    reader: _Reader, header: Container, partial: bool
 ) -> tuple[tuple[tuple[bytes, bytes], ...], tuple[bytes, ...]]:
-    """The chunks at the reader's offset, and the kinds of those that were cut off."""
+    """The chunks at the reader's offset, and the kinds of those that are cut off or damaged."""
     chunks: list[tuple[bytes, bytes]] = []
-    for number, kind in enumerate(header.lost):
+    lost: list[bytes] = []
+    for kind in header.lost:
         reader.kind, start = kind, reader.offset
         try:
             size = reader.varint()
             if size > _max_chunk_bytes(kind, header.width, header.height):
                 raise reader.corrupt(f"size of {size} bytes is over the limit")
             body = reader.take(size)
-            crc = reader.take(4)
-        except _Cut:
-            if not allow_truncated:
+            if _crc32(reader.data[start : reader.offset]) != reader.take(4):
+                raise CorruptChunk(kind, start, "checksum mismatch")
+            chunks.append((kind, body))
+        except CorruptChunk:
+            if not partial:
                 raise
-            return tuple(chunks), header.lost[number:]
-        if _crc32(reader.data[start : reader.offset - 4]) != crc:
-            raise CorruptChunk(kind, start, "checksum mismatch")
-        chunks.append((kind, body))
-    return tuple(chunks), ()
+            lost.append(kind)
+    return tuple(chunks), tuple(lost)
 
 
 def _max_words(width: int, height: int) -> int:
@@ -413,8 +418,5 @@ def _crc16(data: bytes | bytearray, start: int = 0xFFFF) -> int:
     return binascii.crc_hqx(data, start)
 
 
-def _crc32(*parts: bytes | bytearray) -> bytes:
-    crc = 0
-    for part in parts:
-        crc = zlib.crc32(part, crc)
-    return crc.to_bytes(4, "little")
+def _crc32(data: bytes | bytearray) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")

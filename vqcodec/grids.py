@@ -65,19 +65,21 @@ class Grids:
     """What a `.vqc` file holds, entropy-decoded and checked: all but the pixels.
 
     grids: (h_l, w_l, S_l) per decoded level, coarse first, of the whole picture; zero, which adds
-        nothing, where a tile was not asked for or has not arrived.
+        nothing, where a tile was not asked for, has not arrived or is damaged.
+    damaged: how many tiles have parts that arrived and are not what was written.
     """
 
     container: Container
     model: Model
     grids: list[NDArray[np.uint16]]
+    damaged: int
 
 
 def read_grids(
     data: bytes,
     *,
     levels: int | None = None,
-    allow_truncated: bool = False,
+    partial: bool = False,
     model: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
@@ -86,6 +88,8 @@ def read_grids(
     """Parse a file, find its model, decode the index grids and check them; needs no torch.
 
     Args:
+        partial: of a cut or damaged file take what there is: of each tile the levels before the
+            first part that did not arrive or does not match its check.
         region: (x, y, width, height); tiles that it does not need are not decoded.
         max_pixels: refuse larger pictures.
     Raises:
@@ -93,7 +97,7 @@ def read_grids(
     """
     if levels is not None and levels < 1:
         raise ValueError(f"levels {levels} out of range")
-    parsed = container.parse(data, allow_truncated=allow_truncated, max_pixels=max_pixels)
+    parsed = container.parse(data, partial=partial, max_pixels=max_pixels)
     loaded = registry.find(parsed.model_id, model)
     specs = loaded.config.levels
     if parsed.level_count > len(specs):
@@ -101,11 +105,12 @@ def read_grids(
     count, size = min(levels or len(specs), parsed.level_count), (parsed.height, parsed.width)
     grids: list[NDArray[np.uint16]] = []
     wanted = windows.needed(loaded, *size, box_of(parsed, region))
-    most = 0
-    for tile in split(*size, loaded.config.strides[0]):
+    tiles, most, damaged = split(*size, loaded.config.strides[0]), 0, 0
+    for tile in tiles:
         if tile.number not in wanted:
             continue
-        decoded = _read_tile(parsed, loaded, tile, count)
+        decoded, sound = _read_tile(parsed, loaded, tile, count, partial)
+        damaged += not sound
         if decoded and not grids:  # not earlier: anyone can write a large size into a header
             grids = _zeros(loaded, size, count)
         for grid, part, spec in zip(grids, decoded, specs, strict=False):
@@ -113,10 +118,10 @@ def read_grids(
             grid[top : top + part.shape[0], left : left + part.shape[1]] = part
         most = max(most, len(decoded))
         if progress:
-            progress((tile.number + 1) / len(parsed.parts) * len(parsed.tile_parts(0)))
+            progress((tile.number + 1) / len(tiles))
     if most == 0:
-        raise CorruptChunk(b"payload", len(data), "the file was cut before its first part ended")
-    return Grids(parsed, loaded, grids[:most])
+        raise CorruptChunk(b"payload", len(data), "not even the first part of a tile is there")
+    return Grids(parsed, loaded, grids[:most], damaged)
 
 
 def _zeros(loaded: Model, size: tuple[int, int], count: int) -> list[NDArray[np.uint16]]:
@@ -141,13 +146,16 @@ def box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
     return Tile(0, y, x, y + height, x + width)
 
 
-def _read_tile(parsed: Container, loaded: Model, tile: Tile, count: int) -> list[IndexGrid]:
-    """The first levels of a tile, as many of `count` as have arrived."""
+def _read_tile(
+    parsed: Container, loaded: Model, tile: Tile, count: int, partial: bool
+) -> tuple[list[IndexGrid], bool]:
+    """The first levels of a tile, as many of `count` as have arrived, and whether all are sound."""
     step = parsed.levels_per_part
     whole = min(-(-count // step) * step, parsed.level_count)  # only whole parts can be checked
     shapes = loaded.config.grid_shapes(tile.bottom - tile.top, tile.right - tile.left)[:whole]
     payload, ends = parsed.tile_payload(tile.number), parsed.tile_word_ends(tile.number)
     parts = parsed.tile_parts(tile.number)
+    sound: list[IndexGrid] = []
 
     def check(grids: list[IndexGrid]) -> None:
         last = len(grids)
@@ -157,6 +165,13 @@ def _read_tile(parsed: Container, loaded: Model, tile: Tile, count: int) -> list
         if container.checksum_indices(grids[first:]) != parts[first // step].check:
             what = f"levels from {first} on of tile {tile.number} do not match their checksum"
             raise CorruptChunk(b"payload", 0, what)
+        sound[:] = grids
 
     # Part by part, so that a forged file is refused long before its last level.
-    return decode_grids(loaded.prior, payload, shapes, parsed.quality, ends, check)[:count]
+    try:
+        decode_grids(loaded.prior, payload, shapes, parsed.quality, ends, check)
+    except CorruptChunk:
+        if not partial:
+            raise
+        return sound[:count], False
+    return sound[:count], True

@@ -104,7 +104,7 @@ Levels = Annotated[
 ]
 MaxPixels = Annotated[
     int,
-    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse files that claim more pixels."),
+    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse pictures of more pixels."),
 ]
 Effort = Annotated[int, typer.Option(min=0, max=2, help="0 is faster, 2 smaller.")]
 Quality = Annotated[

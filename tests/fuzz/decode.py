@@ -43,7 +43,7 @@ def ours(data: bytes, seed: int) -> bytes:
 def decode(data: bytes) -> None:
     for partial in (False, True):
         with suppress(VqcodecError):
-            codec.decompress(data, allow_truncated=partial, model=model, max_pixels=MAX_PIXELS)
+            codec.decompress(data, partial=partial, model=model, max_pixels=MAX_PIXELS)
     with suppress(ImageError):
         image.read_picture(data, max_pixels=MAX_PIXELS)
 
