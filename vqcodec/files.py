@@ -225,6 +225,8 @@ def _write_atomically(target: str, data: bytes) -> None:
     try:
         with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
             file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with no contents
         if os.path.exists(target):
             os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
         os.replace(temporary, target)

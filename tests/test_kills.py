@@ -1,0 +1,101 @@
+"""Processes killed at random moments: what has a final name is whole, inputs are untouched.
+
+VQCODEC_KILLS (default 2) says how often each command is killed.
+"""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+from test_train import ignore, same_weights
+
+from vqcodec import codec, train
+from vqcodec.drawings import draw
+
+KILLS = int(os.environ.get("VQCODEC_KILLS", "2"))
+
+TRAIN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from conftest import TINY
+from vqcodec import train
+train.CHECKPOINT_MINUTES = 0.0
+output = Path(sys.argv[2])
+resume = output.with_name(output.name + ".checkpoint").exists()
+train.run(
+    train.TrainOptions(
+        output=output, config=TINY["vq-vae-2"], steps=40, batch=4, crop=64, resume=resume
+    ),
+    lambda record: None,
+)
+"""
+
+
+def command(*words: object) -> list[str]:
+    return [sys.executable, *map(str, words)]
+
+
+def took(words: list[str]) -> float:
+    start = time.monotonic()
+    subprocess.run(words, check=True, capture_output=True)
+    return time.monotonic() - start
+
+
+def killed(words: list[str], after: float) -> bool:
+    """Whether the process was killed before it ended."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            process.wait(after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        return process.wait() != 0
+
+
+@pytest.fixture
+def model(tiny_weights: dict[str, Path]) -> Path:
+    return tiny_weights["vq-vae-2"]
+
+
+@pytest.mark.parametrize("what", ["compress", "decompress"])
+def test_an_output_is_the_old_one_or_the_new_one(tmp_path: Path, model: Path, what: str) -> None:
+    picture = tmp_path / "picture.png"
+    Image.fromarray(draw(np.random.default_rng(1), 256)).save(picture)
+    source, target = picture, tmp_path / "out.vqc"
+    if what == "decompress":
+        source, target = tmp_path / "in.vqc", tmp_path / "out.png"
+        source.write_bytes(codec.compress(picture, 70, model=str(model)))
+    before, old = source.read_bytes(), b"what was there before"
+    words = command("-m", "vqcodec", what, source, "-o", target, "-f", "--model", model)
+    whole_time = took(words)
+    new, rng, kills = target.read_bytes(), random.Random(what), 0
+    for _ in range(KILLS):
+        target.write_bytes(old)
+        kills += killed(words, whole_time * rng.uniform(0.2, 0.95))
+        assert target.read_bytes() in (old, new)
+        assert source.read_bytes() == before
+    print(f"{kills} of {KILLS} were killed")
+    assert took(words) > 0 and target.read_bytes() == new  # litter is in nobody's way
+
+
+def test_training_goes_on_after_any_kill(tmp_path: Path) -> None:
+    stopped, straight = tmp_path / "a.safetensors", tmp_path / "b" / "a.safetensors"
+    straight.parent.mkdir()
+    words = command("-c", TRAIN, Path(__file__).parent, stopped)
+    rng, kills = random.Random(0), 0
+    while kills < KILLS and not stopped.exists():
+        kills += killed(words, rng.uniform(3, 8))
+    print(f"{kills} of {KILLS} were killed")
+    if not stopped.exists():
+        took(words)
+    options = train.TrainOptions(output=straight, config=TINY["vq-vae-2"], steps=40)
+    train.run(replace(options, batch=4, crop=64), ignore)
+    assert same_weights(stopped, straight)
