@@ -1,0 +1,327 @@
+"""A second decoder, from file to index grids: slow, and written from docs/format.md alone.
+
+It shares no line with the package, so that a file which both decode to the same grids shows the
+page to be enough. "Section" means a section of that page. Every refusal is a `ValueError`.
+"""
+
+import json
+from binascii import crc_hqx
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+Ints = NDArray[np.int64]
+Part = tuple[int, int]  # an entry of the part table, section 3.1: words, check
+
+TOTAL = 2**24  # the sum of all frequencies, section 4
+TILE = 1024  # pixels, section 2
+MAX_PIXELS = 2**22  # this decoder's own choice, section 6
+AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+FIRST = [(0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-2, -1), (-2, 0), (-2, 1)]
+GATE = [(0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
+ALPHA, XMP = 1, 4  # bits of `flags`: the first and the last chunk
+
+
+def refuse_if(fault: bool, reason: str) -> None:
+    if fault:
+        raise ValueError(reason)
+
+
+def ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+class Reader:
+    """The bytes of a file, from first to last."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.offset = data, 0
+
+    def take(self, size: int) -> bytes:
+        refuse_if(self.offset + size > len(self.data), "the file is cut")
+        self.offset += size
+        return self.data[self.offset - size : self.offset]
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size), "little")
+
+    def varint(self) -> int:
+        """Section 1: groups of 7 bits, lowest first, in the shortest form."""
+        value = 0
+        for shift in range(0, 35, 7):
+            byte = self.number(1)
+            value |= (byte & 127) << shift
+            if byte < 128:
+                refuse_if(value >= 2**32 or (byte == 0 and shift > 0), "varint out of range")
+                return value
+        raise ValueError("varint of more than 5 bytes")
+
+    def verify(self, start: int) -> None:
+        """Read a CRC-32, the one of all bytes from `start` up to here."""
+        want = crc32(self.data[start : self.offset])
+        refuse_if(self.number(4) != want, f"crc of the bytes from {start}")
+
+
+@dataclass(frozen=True)
+class File:
+    """A parsed file; `parts` and `streams` have one entry per tile."""
+
+    model_id: bytes
+    width: int
+    height: int
+    quality: int
+    level_count: int
+    header_size: int  # in bytes
+    parts: list[list[Part]]
+    streams: list[list[int]]  # 32-bit words
+
+
+def parse(data: bytes) -> File:
+    """All of the file that needs no model: sections 2, 3 and 6."""
+    reader = Reader(data)
+    refuse_if(reader.take(4) != b"\xf6VQC", "magic")
+    refuse_if(reader.number(1) > 0, "version")
+    flags = reader.number(1)
+    refuse_if(flags >= 32, "flags")
+    model_id = reader.take(8)
+    width, height = reader.varint(), reader.varint()
+    sides = range(1, 2**24 + 1)
+    refuse_if(width not in sides or height not in sides or width * height > MAX_PIXELS, "size")
+    quality, level_count = reader.number(1), reader.number(1)
+    refuse_if(quality > 100 or not 1 <= level_count <= 64, "quality or level_count")
+
+    parts: list[list[Part]] = [[] for _ in range(ceil_div(height, TILE) * ceil_div(width, TILE))]
+    per_part = ceil_div(level_count, 8)
+    most = per_part * 65536 * ceil_div(width, 256) * ceil_div(height, 256)
+    for tile in parts * ceil_div(level_count, per_part):
+        tile.append((reader.varint(), reader.number(2)))
+        refuse_if(tile[-1][0] > most, "words")
+    reader.verify(0)
+    header_size = reader.offset
+
+    streams: list[list[int]] = [[] for _ in parts]
+    for p in range(len(parts[0])):
+        for tile, stream in zip(parts, streams, strict=True):
+            stream += np.frombuffer(reader.take(4 * tile[p][0]), "<u4").tolist()
+    reader.verify(header_size)
+
+    for bit in range(ALPHA, XMP + 1):
+        if flags >> bit & 1:
+            start, size = reader.offset, reader.varint()
+            limit = min(2 * width * height + 65536, 2**32 - 1) if bit == ALPHA else 2**26
+            refuse_if(size > limit, "size of a chunk")
+            reader.take(size)
+            reader.verify(start)
+    refuse_if(reader.offset < len(data), "bytes behind the end")
+    return File(model_id, width, height, quality, level_count, header_size, parts, streams)
+
+
+class RangeDecoder:
+    """Section 4: the indices from the stream of one tile."""
+
+    def __init__(self, words: Sequence[int]) -> None:
+        self.words, self.words_read = [*words, 0], 0
+        self.low, self.range = 0, 2**64 - 1
+        self.point = self.next_word() << 32 | self.next_word()
+
+    def next_word(self) -> int:
+        refuse_if(self.words_read == len(self.words), "the words end before the last index")
+        self.words_read += 1
+        return self.words[self.words_read - 1]
+
+    def decode(self, frequencies: Ints) -> int:
+        ends = np.cumsum(frequencies)
+        scale = self.range // TOTAL
+        target = (self.point - self.low) % 2**64 // scale
+        refuse_if(target >= TOTAL, "a target beyond the frequencies")
+        index = int(np.searchsorted(ends, target, side="right"))
+        self.low = (self.low + scale * int(ends[index] - frequencies[index])) % 2**64
+        self.range = scale * int(frequencies[index])
+        if self.range < 2**32:
+            self.low = self.low * 2**32 % 2**64
+            self.range *= 2**32
+            self.point = self.point * 2**32 % 2**64 + self.next_word()
+        return index
+
+
+def rounded(x: Ints, shift: int) -> Ints:
+    """R(x, s)."""
+    return (x + (1 << shift - 1)) >> shift
+
+
+def clamp(x: Ints) -> Ints:
+    return np.clip(x, -255, 255)
+
+
+def patch(padded: Ints, i: int, j: int, taps: Sequence[tuple[int, int]]) -> Ints:
+    """What the taps at (i, j) see of a grid with 2 zero vectors around it, as one vector."""
+    return np.concatenate([padded[i + 2 + dy, j + 2 + dx] for dy, dx in taps])
+
+
+class Prior:
+    """Section 5: the tensors of a weights file, and the prior that they define."""
+
+    def __init__(self, weights: Path) -> None:
+        with safe_open(weights, "np") as file:
+            config = json.loads(file.metadata()["config"])
+            names = [name for name in file.keys() if name.startswith("prior.")]  # noqa: SIM118
+            self.tensors = {name[6:]: file.get_tensor(name).astype(np.int64) for name in names}
+        self.strides: list[int] = [level["stride"] for level in config["levels"]]
+        self.slices: list[int] = [level["slices"] for level in config["levels"]]
+        self.layers: int = config["prior"]["layers"]
+        sizes = [level["codebook_size"] for level in config["levels"]]
+        refuse_if(not all(2 <= size <= 4096 for size in sizes), "codebook size")
+        self.check_bounds()
+
+    def matrix(self, name: str) -> tuple[Ints, int]:
+        """A matrix with its taps and inputs in rows, and its exponent."""
+        weight = self.tensors[f"{name}.weight"]
+        return weight.reshape(-1, weight.shape[-1]), self.tensors[f"{name}.exponent"].item()
+
+    def check_bounds(self) -> None:
+        """*Bounds*, with the offsets in eighths."""
+        for name in [key[:-7] for key in self.tensors if key.endswith(".weight")]:
+            weight, e = self.matrix(name)
+            refuse_if(not 3 <= e <= 15, f"exponent of {name}")
+            bias = self.tensors.get(f"{name}.bias", np.zeros(weight.shape[1], np.int64))
+            largest_bias = np.abs(bias).reshape(-1, weight.shape[1]).max(0)
+            stride, kind = name.split(".")[0], name.split(".")[-1]
+            offset = {"gate": 516, "residual": 16}.get(kind, 4)
+            if kind.startswith("context"):
+                levels = [k for k, s in enumerate(self.strides) if str(s) == stride]
+                conditions = [self.tensors[f"level{k}.condition"] for k in levels]
+                offset += max(int(np.abs(condition).max()) for condition in conditions)
+            largest_input = 128 if kind == "residual" else 255
+            sums = np.abs(weight).sum(0) * largest_input + largest_bias + (offset << e - 3)
+            refuse_if(bool((sums >= 2**24).any()), f"weights of {name}")
+        embeddings = [self.tensors[f"level{k}.embedding"] for k in range(len(self.strides))]
+        refuse_if(any(bool((np.abs(e) > 255).any()) for e in embeddings), "embedding")
+        table = self.tensors["table"]
+        refuse_if(table[0] != 2**20 or table.min() < 0 or table.max() > 2**20, "table")
+
+    def embed(self, level: int, indices: Ints) -> Ints:
+        """E[z] for (..., S) indices."""
+        embedding = self.tensors[f"level{level}.embedding"]
+        summed: Ints = embedding[np.arange(self.slices[level]), indices].sum(-2)
+        return clamp(summed)
+
+    def add_level(self, level: int, total: Ints, grid: Ints) -> Ints:
+        """*Sum over coarser levels*: total for the level that comes after `level`."""
+        total = total + self.embed(level, grid)
+        stride, finer = self.strides[level : level + 2]
+        if finer == stride:
+            return total
+        f, (height, width, _) = stride // finer, total.shape
+        weight, e = self.matrix(f"{stride}.up")
+        blocks = rounded(clamp(total) @ weight, e).reshape(height, width, f, f, -1)
+        finer_total: Ints = blocks.swapaxes(1, 2).reshape(f * height, f * width, -1)
+        return finer_total
+
+    def context(self, level: int, quality: int, total: Ints) -> Ints:
+        """*Context* at every position."""
+        context, (height, width, _) = clamp(total), total.shape
+        conditions = self.tensors[f"level{level}.condition"][quality]
+        for number, condition, lowest in zip((1, 2), conditions, (0, -255), strict=True):
+            weight, e = self.matrix(f"{self.strides[level]}.context{number}")
+            padded = np.pad(context, ((2, 2), (2, 2), (0, 0)))
+            patches = [[patch(padded, i, j, AROUND) for j in range(width)] for i in range(height)]
+            sums = np.array(patches) @ weight + (condition << e - 3)
+            context = np.clip(rounded(sums, e), lowest, 255)
+        return context
+
+    def causal_layer(self, name: str, seen: Ints, h: Ints) -> Ints:
+        """*Causal layers*, one n at one position; `seen` is h at the taps, then ctx."""
+        weight, e = self.matrix(f"{name}.gate")
+        x, y = np.split(seen @ weight + self.tensors[f"{name}.gate.bias"], 2)
+        a = np.clip(rounded(x, e - 2), -128, 128)
+        g = np.clip(rounded(y, e) + 64, 0, 128)
+        weight, e = self.matrix(f"{name}.residual")
+        return clamp(h + rounded((a * g >> 7) @ weight, e + 2))
+
+    def frequencies(self, level: int, quality: int, h: Ints) -> Iterator[Ints]:
+        """*Frequencies* of each slice of a position."""
+        weight, e = self.matrix(f"level{level}.output")
+        bias = self.tensors[f"level{level}.output.bias"][16 * quality // 101]
+        for logits in np.split(rounded(h @ weight + bias, e - 1), self.slices[level]):
+            r = self.tensors["table"][np.minimum(logits.max() - logits, 1023)]
+            frequencies = 1 + r * (TOTAL - len(r)) // r.sum()
+            frequencies[np.argmax(logits)] += TOTAL - frequencies.sum()
+            yield frequencies
+
+    def decode_level(self, level: int, quality: int, context: Ints, decoder: RangeDecoder) -> Ints:
+        """The (h, w, S) index grid of one level of a tile, in the order of section 4."""
+        height, width, channels = context.shape
+        grid = np.zeros((height, width, self.slices[level]), np.int64)
+        # E[z], then h after the first layer and after each layer n
+        embedded, *hidden = np.zeros((self.layers + 2, height + 4, width + 4, channels), np.int64)
+        positions = [(j + 2 * i, i, j) for i in range(height) for j in range(width)]
+        for _, i, j in sorted(positions):
+            ctx = context[i, j]
+            weight, e = self.matrix(f"{self.strides[level]}.first")
+            h = clamp(ctx + rounded(patch(embedded, i, j, FIRST) @ weight, e))
+            hidden[0][i + 2, j + 2] = h
+            for n in range(self.layers):
+                seen = np.concatenate([patch(hidden[n], i, j, GATE), ctx])
+                h = self.causal_layer(f"{self.strides[level]}.{n}", seen, h)
+                hidden[n + 1][i + 2, j + 2] = h
+            rows = self.frequencies(level, quality, h)
+            grid[i, j] = [decoder.decode(frequencies) for frequencies in rows]
+            embedded[i + 2, j + 2] = self.embed(level, grid[i, j])
+        return grid
+
+
+def decode_tile(
+    prior: Prior, file: File, parts: Sequence[Part], words: Sequence[int], shape: tuple[int, int]
+) -> list[Ints]:
+    """The grids of a tile with `shape` positions at the coarsest stride, section 4."""
+    decoder, grids = RangeDecoder(words), list[Ints]()
+    total = np.zeros((*shape, prior.tensors["level0.condition"].shape[-1]), np.int64)
+    words_due, per_part = 0, ceil_div(file.level_count, 8)
+    for first, (part_words, check) in zip(range(0, file.level_count, per_part), parts, strict=True):
+        for level in range(first, min(first + per_part, file.level_count)):
+            if level > 0:
+                total = prior.add_level(level - 1, total, grids[-1])
+            context = prior.context(level, file.quality, total)
+            grids.append(prior.decode_level(level, file.quality, context, decoder))
+        words_due += part_words
+        refuse_if(words_due != min(decoder.words_read, len(words)), "words of a part")
+        indices = b"".join(grid.astype("<u2").tobytes() for grid in grids[first:])
+        refuse_if(crc_hqx(indices, 0xFFFF) != check, "check of a part")
+    return grids
+
+
+def tile_lengths(length: int, stride: int) -> list[int]:
+    """Section 2: the rows, or the columns, of each tile at the coarsest stride."""
+    n, length = ceil_div(length, TILE), ceil_div(length, stride)
+    return [length * (k + 1) // n - length * k // n for k in range(n)]
+
+
+def decode(data: bytes, weights: Path) -> list[Ints]:
+    """The (h, w, S) index grids of a whole picture, coarse first; section 7 says what it refuses.
+
+    Raises:
+        ValueError: the file or the weights must be refused. ALPHA and metadata are not looked into.
+    """
+    file = parse(data)
+    digest = sha256(weights.read_bytes()).digest()
+    refuse_if(file.model_id != digest[:8], "other weights than the file names")
+    prior = Prior(weights)
+    refuse_if(file.level_count > len(prior.strides), "more levels than the model has")
+    coarsest = prior.strides[0]
+    rows, columns = tile_lengths(file.height, coarsest), tile_lengths(file.width, coarsest)
+    shapes = [(r, c) for r in rows for c in columns]
+    tiles = [
+        decode_tile(prior, file, parts, words, shape)
+        for parts, words, shape in zip(file.parts, file.streams, shapes, strict=True)
+    ]
+    bands = [tiles[k : k + len(columns)] for k in range(0, len(tiles), len(columns))]
+    return [
+        np.concatenate([np.concatenate([tile[k] for tile in band], 1) for band in bands])
+        for k in range(file.level_count)
+    ]

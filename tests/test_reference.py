@@ -1,0 +1,90 @@
+"""The page docs/format.md is enough: a decoder written from it alone finds the same indices."""
+
+import ast
+import json
+import random
+import sys
+from hashlib import sha256
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+import reference
+
+GOLDEN = Path(__file__).parent / "golden" / "v0"
+WEIGHTS = GOLDEN / "tiny.safetensors"
+TINY = (GOLDEN / "tiny.vqc").read_bytes()
+
+
+def flip(data: bytes, place: int, bits: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ bits]) + data[place + 1 :]
+
+
+def sealed(header: bytes, words: bytes) -> bytes:
+    """A file with the checksums that its bytes should have, and without chunks."""
+    return b"".join(part + crc32(part).to_bytes(4, "little") for part in (header, words))
+
+
+def unsealed(data: bytes) -> tuple[bytes, bytes]:
+    """Header and words, both without their checksums; the inverse of `sealed`."""
+    size = reference.parse(data).header_size
+    return data[: size - 4], data[size:-4]
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-tiles"])
+def test_the_golden_files_decode_to_their_indices(name: str) -> None:
+    grids = reference.decode((GOLDEN / f"{name}.vqc").read_bytes(), WEIGHTS)
+    indices = b"".join(grid.astype("<i4").tobytes() for grid in grids)
+    want = json.loads((GOLDEN / f"{name}.json").read_text())["indices"]
+    assert sha256(indices).hexdigest() == want
+
+
+@pytest.mark.parametrize(
+    "path", sorted((GOLDEN.parent / "bad").glob("*.vqc")), ids=lambda p: p.stem
+)
+def test_the_bad_files_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError):
+        reference.decode(path.read_bytes(), WEIGHTS)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_flipped_bytes_are_refused(seed: int) -> None:
+    rng = random.Random(seed)
+    damaged = flip(TINY, rng.randrange(len(TINY)), rng.randrange(1, 256))
+    with pytest.raises(ValueError):
+        reference.decode(damaged, WEIGHTS)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_flipped_words_are_refused_behind_a_matching_crc(seed: int) -> None:
+    header, words = unsealed(TINY)
+    assert sealed(header, words) == TINY
+    rng = random.Random(seed)
+    # the last bits of a stream may change no index, so only its first half is damaged
+    damaged = flip(words, rng.randrange(len(words) // 2), rng.randrange(1, 256))
+    with pytest.raises(ValueError, match="part|words end|target"):
+        reference.decode(sealed(header, damaged), WEIGHTS)
+
+
+def test_a_word_moved_to_the_next_part_is_refused() -> None:
+    header, words = unsealed(TINY)
+    parts = reference.parse(TINY).parts[0]
+    assert max(words for words, _ in parts) < 127  # so each is one byte of the header
+    place = len(header) - 3 * len(parts)
+    moved = bytearray(header)
+    moved[place] -= 1
+    moved[place + 3] += 1
+    with pytest.raises(ValueError, match="words of a part"):
+        reference.decode(sealed(bytes(moved), words), WEIGHTS)
+
+
+def test_the_reference_imports_nothing_of_the_package() -> None:
+    tree = ast.parse(Path(reference.__file__).read_text())
+    modules = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "a relative import"
+            modules.add((node.module or "").partition(".")[0])
+    assert modules - sys.stdlib_module_names == {"numpy", "safetensors"}
