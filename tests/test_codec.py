@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 import vqcodec
-from vqcodec import codec, container, grids, registry, tiles, windows
+from vqcodec import codec, container, grids, registry, windows
 from vqcodec.drawings import draw
-from vqcodec.errors import BitstreamError, CorruptChunk, ModelError, TargetError
+from vqcodec.errors import BitstreamError, CorruptChunk, ImageError, ModelError, TargetError
 
 SIZES = [(1, 1), (1, 40), (40, 1), (16, 16), (17, 33), (63, 65)]
 
@@ -51,21 +51,39 @@ def test_quality_is_monotonic_in_bytes_and_psnr(tiny_weights: dict[str, Path]) -
     assert quality == sorted(quality)
 
 
-def test_search_beats_marginal_assignment() -> None:
-    """At the same lambda the search lowers error + lambda x bits, what it minimises."""
-    model, source = "photo", picture(96, 96, seed=4)
-    loaded = registry.load(model)
-    costs = []
-    for effort in (0, 1):
-        data = codec.compress(source, 50, effort=effort, model=model)
-        chosen = grids.read_grids(data, model=model).grids
-        (tile,) = tiles.split(96, 96, loaded.config.strides[0])
-        latent = windows.encode(loaded, np.asarray(source), tile, 50)
-        tensors = [torch.from_numpy(grid.astype(np.int64))[None] for grid in chosen]
-        decoded = loaded.quantizer.dequantize(tensors, *latent.shape[2:])
-        error = float((latent - decoded).square().sum())
-        costs.append(error + loaded.config.lambda_at(50) * 8 * len(data))
-    assert costs[1] < costs[0]
+def test_more_effort_is_a_better_trade() -> None:
+    """Squared error + lambda x bits falls: lambda is what a bit must save."""
+    source, config = picture(96, 96, seed=4), registry.load("photo").config
+    errors, costs = [], []
+    for effort in (0, 1, 2):
+        data = codec.compress(source, 50, effort=effort)
+        error = np.asarray(codec.decompress(data), float) - np.asarray(source, float)
+        errors.append((error**2).sum() / 255**2)
+        costs.append(errors[-1] + config.lambda_at(50) * 8 * len(data))
+    assert costs[1] < costs[0] and errors[2] < errors[1]
+
+
+def test_a_file_that_does_not_decode_is_not_returned(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, source = str(tiny_weights["vq-vae"]), picture(32, 32)
+    whole = codec.compress(source, 50, model=model, check=True)
+    assert whole == codec.compress(source, 50, model=model)
+
+    def wrong(grids: object) -> int:  # as if the encoder had meant other indices
+        return 0
+
+    monkeypatch.setattr(container, "checksum_indices", wrong)
+    data = codec.compress(source, 50, model=model)
+    monkeypatch.undo()
+    monkeypatch.setattr(codec.container, "pack", lambda fields: data)
+    with pytest.raises(ModelError, match="does not decode here; see doctor"):
+        codec.compress(source, 50, model=model, check=True)
+
+
+def test_large_pictures_are_refused_before_they_are_decoded() -> None:
+    with pytest.raises(ImageError, match="over the limit of 1000 pixels"):
+        codec.compress(picture(40, 40), max_pixels=1000)
 
 
 def test_fewer_levels_are_a_coarser_picture(tiny_weights: dict[str, Path]) -> None:

@@ -179,6 +179,8 @@ PRESETS = {
         levels=_levels((4, 16, 512), (7, 8, 256), (2, 8, 256, 24)),
         latent_dims=(192, 192),
         prior=PriorConfig(channels=(96, 64), layers=4),
+        encoder=(192, 4),
+        lambdas=(0.3, 0.019, 0.0005),
     ),
     # The two ancestors, as configurations of the same code.
     "vq-vae": ModelConfig(

@@ -17,7 +17,7 @@ from vqcodec.tiles import Tile, split
 __all__ = ["Grids", "read_grids", "write_tile"]
 
 # Per effort: looks at what the choice so far decodes to, and paths that each choice follows up.
-EFFORTS = ((0, 2), (2, 8), (6, 16))
+EFFORTS = ((0, 2), (2, 8), (4, 16))
 
 
 def write_tile(
