@@ -240,14 +240,19 @@ def with_damaged_payload(rng: random.Random, seed: Seed) -> bytes:
 # Checks
 
 
+def has_header(seed: Seed, data: bytes) -> bool:
+    """Whether the header is the sound file's; another one with a right CRC-32 is another file."""
+    crc, _ = layout(seed.data)
+    return data[: crc + 4] == seed.data[: crc + 4]
+
+
 def is_right(seed: Seed, found: grids.Grids) -> bool:
-    """Whether what was decoded is what the sound file holds, or zero where the file was cut."""
+    """Whether what was decoded is what the sound file holds, or zero where that is lost."""
     got, want = found.container, seed.fields
-    kept = {"parts": want.parts, "payload": want.payload, "chunks": want.chunks, "lost": ()}
-    if replace(got, **kept) != want or not set(got.chunks) <= set(want.chunks):
+    if not set(got.chunks) <= set(want.chunks):
         return False
     pairs = list(zip(found.grids, seed.grids, strict=False))
-    if got.complete:
+    if got.complete and not found.damaged:
         return len(pairs) == len(seed.grids) and all((a == b).all() for a, b in pairs)
     return all(((a == b) | (a == 0)).all() for a, b in pairs)
 
@@ -274,13 +279,16 @@ def test_damaged_files_are_refused_or_decode_right(seeds: list[Seed], which: int
         with soon(number):
             with suppress(VqcodecError):
                 codec.verify(data, seed.model)
-                wrong += [number] * (not is_right(seed, grids.read_grids(data, model=seed.model)))
-                assert codec.decompress(data, model=seed.model).tobytes() == seed.pixels or wrong
+                picture = codec.decompress(data, model=seed.model)
+                if has_header(seed, data):
+                    found = grids.read_grids(data, model=seed.model)
+                    wrong += [number] * (not is_right(seed, found))
+                    assert picture.tobytes() == seed.pixels or wrong
             with suppress(VqcodecError):
                 picture = codec.decompress(data, partial=True, model=seed.model)
                 found = grids.read_grids(data, partial=True, model=seed.model)
                 assert picture.size == (found.container.width, found.container.height)
-                wrong += [number] * (not is_right(seed, found))
+                wrong += [number] * (has_header(seed, data) and not is_right(seed, found))
     # What passes a repaired CRC-32, or a cut, meets 16-bit checks: 1 in 65536 may survive those.
     assert len(set(wrong)) <= 2 + CASES / 4 / 2**13, wrong
     assert peak_bytes() - before < MORE_MEMORY

@@ -259,7 +259,7 @@ def pack(container: Container) -> bytes:
     for kind in _CHUNK_FLAGS:
         if kind in chunks:
             chunk = _varint(len(chunks[kind])) + chunks[kind]
-            parts += [chunk, _crc32(chunk)]
+            parts += [chunk, _crc32(kind + chunk)]
     return b"".join(parts)
 
 
@@ -382,7 +382,7 @@ def _parse_chunks(
             if size > _max_chunk_bytes(kind, header.width, header.height):
                 raise reader.corrupt(f"size of {size} bytes is over the limit")
             body = reader.take(size)
-            if _crc32(reader.data[start : reader.offset]) != reader.take(4):
+            if _crc32(kind + reader.data[start : reader.offset]) != reader.take(4):
                 raise CorruptChunk(kind, start, "checksum mismatch")
             chunks.append((kind, body))
         except CorruptChunk:

@@ -60,6 +60,9 @@ def write_tile(
         start = end
 
 
+HOPELESS = 16  # tiles of a damaged file without a single sound part, after which we give up
+
+
 @dataclass(frozen=True)
 class Grids:
     """What a `.vqc` file holds, entropy-decoded and checked: all but the pixels.
@@ -111,6 +114,8 @@ def read_grids(
             continue
         decoded, sound = _read_tile(parsed, loaded, tile, count, partial)
         damaged += not sound
+        if damaged == HOPELESS and most == 0:
+            break  # forged, or for another model
         if decoded and not grids:  # not earlier: anyone can write a large size into a header
             grids = _zeros(loaded, size, count)
         for grid, part, spec in zip(grids, decoded, specs, strict=False):
