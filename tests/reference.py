@@ -25,7 +25,7 @@ MAX_PIXELS = 2**22  # this decoder's own choice, section 6
 AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 FIRST = [(0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-2, -1), (-2, 0), (-2, 1)]
 GATE = [(0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
-ALPHA, XMP = 1, 4  # bits of `flags`: the first and the last chunk
+CHUNKS = {1: b"ALPHA", 2: b"ICC", 3: b"EXIF", 4: b"XMP"}  # by bit of `flags`
 
 
 def refuse_if(fault: bool, reason: str) -> None:
@@ -62,9 +62,9 @@ class Reader:
                 return value
         raise ValueError("varint of more than 5 bytes")
 
-    def verify(self, start: int) -> None:
-        """Read a CRC-32, the one of all bytes from `start` up to here."""
-        want = crc32(self.data[start : self.offset])
+    def verify(self, start: int, name: bytes = b"") -> None:
+        """Read a CRC-32, the one of `name` and all bytes from `start` up to here."""
+        want = crc32(name + self.data[start : self.offset])
         refuse_if(self.number(4) != want, f"crc of the bytes from {start}")
 
 
@@ -111,13 +111,13 @@ def parse(data: bytes) -> File:
             stream += np.frombuffer(reader.take(4 * tile[p][0]), "<u4").tolist()
     reader.verify(header_size)
 
-    for bit in range(ALPHA, XMP + 1):
+    for bit, name in CHUNKS.items():
         if flags >> bit & 1:
             start, size = reader.offset, reader.varint()
-            limit = min(2 * width * height + 65536, 2**32 - 1) if bit == ALPHA else 2**26
+            limit = min(2 * width * height + 65536, 2**32 - 1) if bit == 1 else 2**26
             refuse_if(size > limit, "size of a chunk")
             reader.take(size)
-            reader.verify(start)
+            reader.verify(start, name)
     refuse_if(reader.offset < len(data), "bytes behind the end")
     return File(model_id, width, height, quality, level_count, header_size, parts, streams)
 
