@@ -125,6 +125,15 @@ def test_effort_2_reaches_the_codec(codec: FakeCodec) -> None:
     assert codec.calls[0]["effort"] == 2 and codec.calls[0]["check"] is True
 
 
+def test_tune_reaches_the_codec_and_excludes_a_model(codec: FakeCodec) -> None:
+    assert run("compress", picture("a.png"), "--tune", "ssim").exit_code == 0
+    assert (codec.calls[0]["tune"], codec.calls[0]["model"]) == ("ssim", None)
+    refused = run("compress", "a.png", "--tune", "ssim", "--model", "m")
+    assert refused.exit_code == 2 and "exclude one another" in refused.stderr
+    assert run("compress", "a.png", "--tune", "vmaf").exit_code == 2
+    assert len(codec.calls) == 1
+
+
 def test_regions_reach_the_codec(codec: FakeCodec) -> None:
     line = f"decompress {vqc('a.vqc')} -o b.png --region 1,0,3,2"
     assert run(*line.split()).exit_code == 0

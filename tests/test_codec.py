@@ -329,3 +329,17 @@ def test_shipped_model_codes_a_drawing() -> None:
         scores.append(psnr_db(vqcodec.decompress(data), source))
     assert sizes == sorted(sizes) and scores == sorted(scores)
     assert sizes[0] < 192 * 128 * 3 / 40  # not a figure of merit: that it compresses at all
+
+
+def test_tune_chooses_the_shipped_model(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"psnr": str(tiny_weights["vq-vae"]), "ssim": str(tiny_weights["residual"])}
+    monkeypatch.setattr(registry, "TUNED", names)
+    picture = Image.new("RGB", (40, 30), (90, 120, 60))
+    for tune in (None, "psnr", "ssim"):
+        data = vqcodec.compress(picture, tune=tune)
+        assert container.parse(data).model_id == registry.load(names[tune or "psnr"]).model_id
+    for wrong in ({"tune": "vmaf"}, {"tune": "ssim", "model": names["ssim"]}):
+        with pytest.raises(ValueError, match="tune"):
+            vqcodec.compress(picture, **wrong)

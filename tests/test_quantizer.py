@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import TINY
@@ -66,15 +68,16 @@ def test_nearest_code_and_zero_code(name: str, level: int) -> None:
     vectors = quantizer.gather(latent, config.levels[level].stride)
     quality = torch.full((len(latent),), 50.0)
     free = torch.zeros(len(latent), slices, size)
-    indices = quantizer.assign(level, vectors, quality, free)
+    price = torch.ones(vectors.shape[:2])
+    indices = quantizer.assign(level, vectors, quality, free, price)
     for k in range(slices):  # channel c belongs to slice c mod S
         slow = torch.cdist(vectors[:, :, k::slices], codebook[k].expand(len(latent), -1, -1))
         assert (indices[..., k] == slow.argmin(2)).float().mean() > 0.999  # ties and rounding
     never = torch.full_like(free, 1e6)
     never[:, :, 0] = 0
-    assert (quantizer.assign(level, vectors, quality, never) == 0).all()
+    assert (quantizer.assign(level, vectors, quality, never, price) == 0).all()
     never[:, -1] = 0  # what a code costs in one slice says nothing about the others
-    mixed = quantizer.assign(level, vectors, quality, never)
+    mixed = quantizer.assign(level, vectors, quality, never, price)
     assert (mixed[..., :-1] == 0).all()
     torch.testing.assert_close(mixed[..., -1], indices[..., -1])
 
@@ -94,7 +97,8 @@ def test_vectors_made_of_codes_are_assigned_those_codes(name: str, level: int) -
     parts = quantizer.cut(level, vectors)
     assert torch.equal(parts, codebook[torch.arange(slices), indices])
     free, quality = torch.zeros(3, slices, size), torch.tensor([0.0, 50.0, 100.0])
-    assert torch.equal(quantizer.assign(level, vectors, quality, free), indices)
+    price = torch.rand(3, 7)
+    assert torch.equal(quantizer.assign(level, vectors, quality, free, price), indices)
 
 
 def test_a_wider_beam_lowers_error_and_bits_together() -> None:
@@ -108,6 +112,30 @@ def test_a_wider_beam_lowers_error_and_bits_together() -> None:
 
     costs = [cost(beam) for beam in (1, 2, 8)]
     assert costs[0] > costs[1] > costs[2]
+
+
+def test_weights_move_bits_to_where_errors_count() -> None:
+    """As lambda does: a weight of 4 everywhere is a lambda of a quarter."""
+    config = TINY["residual"]
+    _, quantizer, latent = prepared(config)
+    quality = torch.full((len(latent),), 60.0)
+    plain = quantizer(latent, quality, beam=4)
+    weights = torch.ones(len(latent), *latent.shape[2:])
+    same = quantizer(latent, quality, beam=4, weights=weights)
+    assert all(a.equal(b) for a, b in zip(plain.grids, same.grids, strict=True))
+
+    def errors(weights: torch.Tensor) -> torch.Tensor:
+        chosen = quantizer(latent, quality, beam=4, weights=weights).latent
+        return (latent - chosen).square().sum(1)
+
+    half = weights.clone()
+    half[:, :8] = 4
+    even, moved, all_ = errors(weights), errors(half), errors(4 * weights)
+    assert moved[:, :8].sum() < 0.9 * even[:, :8].sum()
+    torch.testing.assert_close(moved[:, :8], all_[:, :8], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(moved[:, 8:], even[:, 8:], rtol=1e-4, atol=1e-5)
+    quantizer.config = replace(config, lambdas=tuple(value / 4 for value in config.lambdas))
+    torch.testing.assert_close(all_, errors(weights), rtol=1e-4, atol=1e-5)
 
 
 def test_positions_that_no_code_helps_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +155,12 @@ def test_positions_that_no_code_helps_are_not_searched(monkeypatch: pytest.Monke
             return super().__call__(vectors, offsets)
 
     monkeypatch.setattr("vqcodec.quantizer.Beam", Counting)
-    chosen = torch.cat(quantizer.assign_jointly(levels, vectors, quality, 4), 2).flatten(0, 1)
+    price = 0.5 + torch.rand(vectors.shape[:2])
+    chosen = torch.cat(quantizer.assign_jointly(levels, vectors, quality, 4, price), 2)
+    chosen = chosen.flatten(0, 1)
     assert 0 < sum(seen) < chosen.shape[0]
     every = torch.cat([offsets * quantizer.marginal_bits(k, quality)[:, 0] for k in levels], 1)
-    every = every.repeat_interleave(vectors.shape[1], 0)
+    every = every.repeat_interleave(vectors.shape[1], 0) * price.flatten()[:, None]
     search = Beam([quantizer.buffer("codebook", k)[0] for k in levels], 4)
     assert torch.equal(chosen, search(vectors.flatten(0, 1), every))
 
@@ -140,11 +170,13 @@ def test_errors_are_differences_of_squared_distances() -> None:
     quantizer = Quantizer(TINY["residual"])
     codebook = quantizer.buffer("codebook", 4).normal_()
     vectors, offset = torch.randn(2, 5, 12), torch.rand(2, 3, 8)
-    errors = quantizer.errors(4, vectors, offset)
+    price = torch.rand(2, 5)
+    errors = quantizer.errors(4, vectors, offset, price)
     assert errors.shape == (2, 3, 5, 8)
     for k in range(3):
         part = vectors[:, :, None, k::3]
-        want = (part - codebook[k]).square().sum(3) - part.square().sum(3) + offset[:, None, k]
+        want = (part - codebook[k]).square().sum(3) - part.square().sum(3)
+        want = want + price[..., None] * offset[:, None, k]
         torch.testing.assert_close(errors[:, k], want, atol=1e-5, rtol=1e-5)
 
 
@@ -176,7 +208,8 @@ def test_fitting_slices_lowers_the_error(level: int) -> None:
     left = quantizer.cut(level, rest).square().sum((0, 1, 3))
     assert (left < 0.7 * energy).all()  # in every slice
     lengths = quantizer.marginal_bits(level, quality)
-    assert torch.equal(indices, quantizer.assign(level, vectors, quality, lengths))
+    price = torch.ones(96, 10)
+    assert torch.equal(indices, quantizer.assign(level, vectors, quality, lengths, price))
 
 
 def test_levels_worth_counts_up_to_the_last_slice_that_says_something() -> None:

@@ -58,7 +58,7 @@ def test_the_step_of_a_block_transform() -> None:
     latent = network.encode(picture, torch.tensor([QUALITY]))
     chosen = latent + torch.randn_like(latent)
 
-    def choose(*_: object, levels: int, beam: int) -> "Chosen":
+    def choose(*_: object, levels: int, beam: int, weights: None) -> "Chosen":
         assert (levels, beam) == (2, 5)
         return Chosen(chosen.clone())
 

@@ -56,6 +56,16 @@ def test_a_run_learns_and_logs(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors", "w.safetensors.jsonl"]
 
 
+def test_training_for_ssim_goes_on_from_weights_for_psnr(
+    tmp_path: Path, tiny_weights: dict[str, Path]
+) -> None:
+    init = tiny_weights["residual"]
+    train.run(options(tmp_path, config=None, init=init, tune="ssim", steps=20), ignore)
+    model = registry.Model(tmp_path / "w.safetensors")
+    assert (registry.Model(init).config.tune, model.config.tune) == ("psnr", "ssim")
+    assert not same_weights(init, tmp_path / "w.safetensors")
+
+
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,7 +176,7 @@ def test_bad_requests_are_clear(tmp_path: Path) -> None:
 
 
 def test_proxy_counts_bits_above_the_water_level() -> None:
-    lambdas = torch.tensor([0.01, 0.1])
+    lambdas = torch.tensor([0.01, 0.1])[:, None, None]
     quiet, loud = torch.full((2, 3, 4, 4), 1e-4), torch.full((2, 3, 4, 4), 1.0)
     assert (proxy_bits(quiet, lambdas) < 0.01).all()
     bits = proxy_bits(loud, lambdas)

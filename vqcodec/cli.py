@@ -5,7 +5,7 @@ Nothing here imports torch or NumPy before a command needs it: `--help` and `inf
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
@@ -31,6 +31,7 @@ from vqcodec.options import (
     Levels,
     MaxPixels,
     ModelName,
+    ModelOrTune,
     Output,
     Psnr,
     Quality,
@@ -38,6 +39,7 @@ from vqcodec.options import (
     Recursive,
     Region,
     Size,
+    Tune,
     Weights,
     finite,
     one_of,
@@ -91,7 +93,8 @@ def compress(
     psnr: Psnr = None,
     effort: Effort = 1,
     levels: Levels = None,
-    model: ModelName = "photo",
+    tune: Tune = None,
+    model: ModelOrTune = None,
     force: Force = False,
     strip: Annotated[bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP.")] = False,
     check: Annotated[
@@ -107,6 +110,7 @@ def compress(
     picture anew.
     """
     one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
+    one_of(tune=tune, model=model)
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
 
@@ -123,6 +127,7 @@ def compress(
             psnr=psnr,
             effort=effort,
             levels=levels,
+            tune=tune,
             model=model,
             strip=strip,
             check=check,
@@ -237,6 +242,10 @@ def train(
         ),
     ] = None,
     preset: Annotated[str, typer.Option(metavar="NAME", help="Configuration.")] = "photo",
+    tune: Annotated[
+        Literal["psnr", "ssim"] | None,
+        typer.Option(help="What to train for; without it, as the configuration or --init says."),
+    ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="FILE", help="Weights file to write.")
     ] = Path("weights.safetensors"),
@@ -264,6 +273,7 @@ def train(
     options = training.TrainOptions(
         data=data,
         preset=preset,
+        tune=tune,
         output=output,
         minutes=minutes,
         resume=resume,

@@ -39,7 +39,8 @@ def compress(
     psnr: float | None = None,
     effort: int = 1,
     levels: int | None = None,
-    model: str = "photo",
+    tune: str | None = None,
+    model: str | None = None,
     strip: bool = False,
     check: bool = False,
     max_pixels: int = image.MAX_PIXELS,
@@ -60,6 +61,8 @@ def compress(
         psnr: dB of the decoded picture at least, over R, G and B; more by 0.05 at most, likewise.
         effort: 0, 1 or 2: how long the indices are searched; the file gets smaller, or truer.
         levels: use only the first so many levels of the model.
+        tune: instead of `model`, the shipped one that is after the least squared error (`psnr`,
+            where nothing is said) or after what eyes see (`ssim`).
         model: name of a shipped model, or path of a weights file.
         strip: leave out ICC, EXIF and XMP.
         check: decode the indices of the file again before it is returned.
@@ -73,11 +76,15 @@ def compress(
         ImageError: the picture cannot be read or coded.
         ModelError: no such model; or `check` found that its arithmetic is not exact here.
         TargetError: no quality comes to the bpp, size or psnr; the message says what does.
-        ValueError: quality, effort, levels, bpp, size or psnr out of range, or too many of them.
+        ValueError: quality, effort, levels, tune, bpp, size or psnr out of range, or too many of
+            them.
     """
     goal = set_goal(bpp=bpp, size=size, psnr=psnr)
     if goal and quality is not None:
         raise ValueError(f"quality {quality} and a target of {goal.asked} {goal.unit}: one is free")
+    if tune is not None and (tune not in registry.TUNED or model is not None):
+        raise ValueError(f"tune is one of {', '.join(registry.TUNED)}, instead of a model")
+    model = model or registry.TUNED[tune or "psnr"]
     quality = 50 if quality is None else quality
     if not 0 <= quality <= 100 or effort not in (0, 1, 2) or (levels is not None and levels < 1):
         raise ValueError(f"quality {quality}, effort {effort} or levels {levels} out of range")

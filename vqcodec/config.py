@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-__all__ = ["PRESETS", "RATE_BINS", "Level", "ModelConfig", "PriorConfig"]
+__all__ = ["PRESETS", "RATE_BINS", "TUNES", "Level", "ModelConfig", "PriorConfig"]
 
 MAX_LEVELS = 64
+TUNES = ("psnr", "ssim")
 RATE_BINS = 16  # ranges of quality that have index statistics of their own
 
 
@@ -56,6 +57,7 @@ class ModelConfig:
         prior: size of the prior.
         lambdas: squared error (pixels in 0..1, summed over RGB) that one bit must save,
             at equal steps of quality from 0 to 100; log-linear between.
+        tune: `psnr` or `ssim`: what training and the encoder's search are after.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ModelConfig:
     encoder: tuple[int, int] = (128, 2)
     decoder: tuple[tuple[int, int], ...] = ((256, 2), (128, 2), (64, 2))
     lambdas: tuple[float, ...] = (0.3, 0.019, 0.0002)
+    tune: str = "psnr"
 
     def __post_init__(self) -> None:
         strides = [level.stride for level in self.levels]
@@ -87,6 +90,8 @@ class ModelConfig:
         bounded = all(0 < value < 1e9 for value in self.lambdas)  # integers, too, have no end
         if len(self.lambdas) < 2 or list(self.lambdas) != falling or not bounded:
             raise ValueError(f"lambdas must fall with quality and be positive, got {self.lambdas}")
+        if self.tune not in TUNES:
+            raise ValueError(f"tune must be one of {', '.join(TUNES)}, got {self.tune!r}")
 
     def _check_branches(self) -> None:
         if len(self.decoder) != 3 or {len(self.encoder), *map(len, self.decoder)} != {2}:

@@ -40,17 +40,19 @@ def write_tile(
     """
     import torch
 
+    from vqcodec.perception import weights_for
+
     told = round(quality)
-    latent = windows.encode(model, rgb, tile, told)
+    latent, picture = windows.encode(model, rgb, tile, told), windows.pixels(model, rgb, tile)
+    weights = weights_for(model.config, picture)
     looks, beam = EFFORTS[effort]
-    if looks:
-        picture = windows.pixels(model, rgb, tile)
-        for look in range(looks):
-            latent = refine(model, latent, picture, quality, levels, beam)
-            if progress:
-                progress((look + 1) / (looks + 1))
-    chosen = model.quantizer(latent, torch.tensor([quality]), levels=levels, beam=beam).grids
-    grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen]
+    for look in range(looks):
+        latent = refine(model, latent, picture, quality, levels, beam, weights)
+        if progress:
+            progress((look + 1) / (looks + 1))
+    exact = torch.tensor([quality])
+    chosen = model.quantizer(latent, exact, levels=levels, beam=beam, weights=weights)
+    grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen.grids]
     payload, ends = encode_grids(model.prior, grids, told)
     step, start = levels_per_part(levels), 0
     for first in range(0, levels, step):

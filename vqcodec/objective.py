@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vqcodec.autoencoder import Autoencoder
 from vqcodec.config import RATE_BINS
+from vqcodec.perception import distortion, weights_for
 from vqcodec.prior import Prior
 from vqcodec.quantizer import Quantizer, rate_bins
 
@@ -19,12 +20,15 @@ PARTIAL_LEVELS = 0.1  # share of steps that decode only the first levels
 def proxy_bits(latent: Tensor, lambdas: Tensor) -> Tensor:
     """Differentiable stand-in for the bits of a latent (B, D, h, w): (B,).
 
+    Args:
+        lambdas: (B, 1, 1) or (B, h, w).
+
     Reverse water-filling: a coefficient y costs 1/2 log2(1 + y^2 / theta) bits, theta the water
     level where dD/dR = -lambda, i.e. lambda / (2 ln 2). Without a cost on scale the encoder
     would inflate the latent and outgrow any fixed lambda.
     Source: Cover and Thomas (2006), section 10.3.3.
     """
-    theta = lambdas[:, None, None, None] / (2 * math.log(2))
+    theta = lambdas[:, None] / (2 * math.log(2))
     return 0.5 * torch.log2(1 + latent.square() / theta).flatten(1).sum(1)
 
 
@@ -55,7 +59,8 @@ class AutoencoderObjective:
         lambdas = quantizer.lambdas(quality)
         with torch.autocast(x.device.type, torch.bfloat16):
             latent = autoencoder.encode(x, quality)
-        quantized = quantizer.update(latent.detach(), quality)
+        weights = weights_for(quantizer.config, x)
+        quantized = quantizer.update(latent.detach(), quality, weights)
         target = quantized.latent
         if torch.rand(()) < PARTIAL_LEVELS:
             levels = int(torch.randint(1, len(quantized.grids) + 1, ()))
@@ -65,18 +70,20 @@ class AutoencoderObjective:
             picture = autoencoder.decode(y, quality)
 
         pixels = x.shape[2] * x.shape[3]
-        distortion = (picture - x).square().flatten(1).sum(1) / pixels
-        commitment = (latent - quantized.latent).square().flatten(1).sum(1) / pixels
-        proxy = proxy_bits(latent, lambdas) / pixels
+        each = torch.ones(1, 1, 1) if weights is None else weights
+        loss = distortion(picture, x, weights) / pixels
+        commitment = (latent - quantized.latent).square().sum(1)
+        commitment = (commitment * each).flatten(1).sum(1) / pixels
+        proxy = proxy_bits(latent, lambdas[:, None, None] / each) / pixels
         bpp = quantized.bits / pixels
         bins = rate_bins(quality)
         ratio = (bpp / proxy.detach()).clamp(0.1, 10)
         self.bits_per_proxy[bins] = self.bits_per_proxy[bins].lerp(ratio, 0.01)
         rate = lambdas * self.bits_per_proxy[bins] * proxy
-        scale = distortion.detach().clamp(min=1e-5)
-        loss = ((distortion + COMMITMENT * commitment + rate) / scale).mean()
-        parts = {"mse": distortion.detach() / 3, "bpp": bpp, "commit": commitment.detach() / 3}
-        return loss, parts
+        total = (loss + COMMITMENT * commitment + rate) / loss.detach().clamp(min=1e-5)
+        squares = (picture.detach() - x).square().flatten(1).mean(1)
+        parts = {"mse": squares, "bpp": bpp, "commit": commitment.detach() / 3}
+        return total.mean(), parts
 
 
 def prior_loss(

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ __all__ = [
     "Levels",
     "MaxPixels",
     "ModelName",
+    "ModelOrTune",
     "Output",
     "Psnr",
     "Quality",
@@ -29,6 +30,7 @@ __all__ = [
     "Recursive",
     "Region",
     "Size",
+    "Tune",
     "Weights",
     "finite",
     "one_of",
@@ -73,8 +75,8 @@ def parse_bytes(text: str) -> int:
     return num_bytes
 
 
-def one_of(**given: float | None) -> None:
-    """Refuse more than one of the options that decide on the quality."""
+def one_of(**given: object) -> None:
+    """Refuse more than one of options that decide on the same thing."""
     if len(names := [f"--{name}" for name, value in given.items() if value is not None]) > 1:
         raise typer.BadParameter(f"{' and '.join(names)} exclude one another")
 
@@ -140,6 +142,16 @@ Size = Annotated[
 Psnr = Annotated[
     float | None,
     typer.Option(metavar="DB", callback=positive, help="Instead of -q: the smallest that has it."),
+]
+Tune = Annotated[
+    Literal["psnr", "ssim"] | None,
+    typer.Option(
+        show_default="psnr", help="Shipped model: least squared error, or as eyes see (MS-SSIM)."
+    ),
+]
+ModelOrTune = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="A shipped model or a weights file."),
 ]
 ModelName = Annotated[str, typer.Option(metavar="NAME", help="A shipped model or a weights file.")]
 Weights = Annotated[

@@ -105,43 +105,61 @@ class Quantizer(nn.Module):
         """Squared error that a bit must save, (B,), at qualities (B,)."""
         return torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
 
-    def errors(self, level: int, vectors: Tensor, offset: Tensor) -> Tensor:
-        """|v - e_k|^2 - |v|^2 + `offset` (B, S, K) of vectors (B, n, D_s): (B, S, n, K)."""
+    def errors(self, level: int, vectors: Tensor, offset: Tensor, price: Tensor) -> Tensor:
+        """|v - e_k|^2 - |v|^2 + price offset_k of vectors (B, n, D_s): (B, S, n, K).
+
+        Args:
+            offset: (B, S, K).
+            price: (B, n).
+        """
         codebook = self.buffer("codebook", level)
         slices, size, dim = codebook.shape
         batch, count = vectors.shape[:2]
-        total = (codebook.square().sum(2) + offset).reshape(-1, 1, size)
-        rows = self.cut(level, vectors).transpose(1, 2).reshape(-1, count, dim)
-        codes = codebook.transpose(1, 2).expand(batch, -1, -1, -1).reshape(-1, dim, size)
-        return torch.baddbmm(total, rows, codes, alpha=-2).reshape(batch, slices, count, size)
+        squares = codebook.square().sum(2).expand(batch, -1, -1).reshape(-1, 1, size)
+        # One product gives both terms: -2 v e, and the price times the offset.
+        prices = price[:, None, :, None].expand(-1, slices, -1, -1)
+        rows = torch.cat([self.cut(level, vectors).transpose(1, 2), prices], 3)
+        codes = codebook.transpose(1, 2).expand(batch, -1, -1, -1)
+        codes = torch.cat([codes, -0.5 * offset[:, :, None]], 2).reshape(-1, dim + 1, size)
+        costs = torch.baddbmm(squares, rows.reshape(-1, count, dim + 1), codes, alpha=-2)
+        return costs.reshape(batch, slices, count, size)
 
-    def assign(self, level: int, vectors: Tensor, quality: Tensor, lengths: Tensor) -> Tensor:
-        """Indices (B, n, S) that minimise |v - e_k|^2 + lambda bits_k for vectors (B, n, D_s)."""
+    def assign(
+        self, level: int, vectors: Tensor, quality: Tensor, lengths: Tensor, price: Tensor
+    ) -> Tensor:
+        """Indices (B, n, S) that minimise |v - e_k|^2 + price lambda bits_k.
+
+        Args:
+            vectors: (B, n, D_s).
+            lengths: (B, S, K), the bits.
+            price: (B, n).
+        """
         offset = self.lambdas(quality)[:, None, None] * lengths
         # No code can save more than |v|^2: where that is never worth its bits, all is zero.
-        energy = self.cut(level, vectors).square().sum(3).amax(1)  # (B, S)
+        energy = (self.cut(level, vectors).square().sum(3) / price[..., None]).amax(1)  # (B, S)
         undecided = (energy > offset[..., 1:].amin(2) - offset[..., 0]).any(1).nonzero().flatten()
         indices = torch.zeros(len(vectors), lengths.shape[1], vectors.shape[1], dtype=torch.long)
         step = max(1, ERRORS_AT_ONCE // (vectors.shape[1] * lengths[0].numel()))
         for rows in torch.split(undecided, step):
-            indices[rows] = self.errors(level, vectors[rows], offset[rows]).argmin(3)
+            indices[rows] = self.errors(level, vectors[rows], offset[rows], price[rows]).argmin(3)
         return indices.transpose(1, 2)
 
     def assign_jointly(
-        self, levels: Sequence[int], vectors: Tensor, quality: Tensor, beam: int
+        self, levels: Sequence[int], vectors: Tensor, quality: Tensor, beam: int, price: Tensor
     ) -> list[Tensor]:
-        """Indices (B, n, 1) per level that together minimise |v - sum e|^2 + lambda sum bits.
+        """Indices (B, n, 1) per level that minimise |v - sum e|^2 + price lambda sum bits together.
 
         Args:
             levels: of one stride, one slice each.
             vectors: (B, n, D_s).
             beam: how many choices for the levels so far are followed up at each position.
+            price: (B, n).
         """
         lambdas = self.lambdas(quality)[:, None]
         offsets = [lambdas * self.marginal_bits(level, quality)[:, 0] for level in levels]
         # No codes can save more than |v|^2: where that is never worth their bits, all are zero.
         least = torch.stack([bits[:, 1:].amin(1) - bits[:, 0] for bits in offsets]).amin(0)
-        undecided = vectors.square().sum(2) > least[:, None]
+        undecided = vectors.square().sum(2) > least[:, None] * price
         indices = torch.zeros(*undecided.shape, len(levels), dtype=torch.long)
         picture = undecided.nonzero()[:, 0]
         if len(picture):
@@ -150,9 +168,11 @@ class Quantizer(nn.Module):
             parts = zip(
                 torch.split(vectors[undecided], search.step),
                 torch.split(picture, search.step),
+                torch.split(price[undecided][:, None], search.step),
                 strict=True,
             )
-            indices[undecided] = torch.cat([search(rows, every[of]) for rows, of in parts])
+            found = [search(rows, every[of] * prices) for rows, of, prices in parts]
+            indices[undecided] = torch.cat(found)
         return list(torch.split(indices, 1, 2))
 
     @torch.no_grad()
@@ -162,6 +182,7 @@ class Quantizer(nn.Module):
         quality: Tensor,
         levels: int | None = None,
         beam: int = 1,
+        weights: Tensor | None = None,
         observe: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> Quantized:
         """Entropy-constrained assignment with marginal code lengths, stride after stride.
@@ -172,21 +193,25 @@ class Quantizer(nn.Module):
             levels: quantise with the first so many only.
             beam: paths that are followed up where levels are chosen jointly; 1 decides level
                 after level.
+            weights: (B, h, w), how much a squared error counts; all alike without.
             observe: called with (level, vectors (B, n, D_s), indices (B, n, S)), the vectors being
                 what the other levels of the stride leave to this one.
         """
         rest, grids = latent, []
         bits = torch.zeros(len(latent))
         height, width = latent.shape[2:]
+        if weights is None:
+            weights = torch.ones(len(latent), height, width)
         for group in _groups(self.config.levels[:levels]):
             spec = self.config.levels[group[0]]
             factor = spec.stride // self.config.base_stride
             vectors = self.gather(rest, spec.stride)
+            price = 1 / F.avg_pool2d(weights[:, None], factor).flatten(1)
             if spec.slices == 1:
-                chosen = self.assign_jointly(group, vectors, quality, beam)
+                chosen = self.assign_jointly(group, vectors, quality, beam, price)
             else:
                 lengths = self.marginal_bits(group[0], quality)
-                chosen = [self.assign(group[0], vectors, quality, lengths)]
+                chosen = [self.assign(group[0], vectors, quality, lengths, price)]
             codes = [self.look_up(k, indices) for k, indices in zip(group, chosen, strict=True)]
             left = vectors - sum(codes)
             rest = rest - self.scatter(vectors - left, spec.stride, height, width)
@@ -208,7 +233,7 @@ class Quantizer(nn.Module):
         return latent
 
     @torch.no_grad()
-    def update(self, latent: Tensor, quality: Tensor) -> Quantized:
+    def update(self, latent: Tensor, quality: Tensor, weights: Tensor | None = None) -> Quantized:
         """`forward`, then move codebooks and code lengths towards what was seen (EMA).
 
         Codes that die out are put where a random vector of the batch lies. Source: van den Oord
@@ -230,7 +255,7 @@ class Quantizer(nn.Module):
             used = _histograms(indices, rates.shape[2])
             rates.index_add_(0, bins, used, alpha=1 - self.rate_decay)
 
-        return self.forward(latent, quality, beam=TRAINING_BEAM, observe=observe)
+        return self.forward(latent, quality, beam=TRAINING_BEAM, weights=weights, observe=observe)
 
     def _tally(self, level: int, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Uses (S, K) of each code by indices (B, n, S), and the sum (S, K, d) of its vectors."""
@@ -372,9 +397,10 @@ class Quantizer(nn.Module):
         codebook.copy_(rows[torch.randint(len(rows), (size,))].transpose(0, 1))
         codebook[:, 0] = 0
         rates.fill_(1.0)
+        price = torch.ones(vectors.shape[:2])
         for round_ in range(rounds):
             lengths = self.marginal_bits(level, quality)
-            indices = self.assign(level, vectors, quality, lengths)
+            indices = self.assign(level, vectors, quality, lengths, price)
             count, total = self._tally(level, vectors, indices)
             self.buffer("code_count", level).copy_(count / len(quality))
             self.buffer("code_sum", level).copy_(total / len(quality))
@@ -385,7 +411,8 @@ class Quantizer(nn.Module):
                 used = _histograms(indices[bins == which], size).sum(0)
                 rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
         vectors, quality = everything
-        return self.assign(level, vectors, quality, self.marginal_bits(level, quality))
+        lengths, price = self.marginal_bits(level, quality), torch.ones(vectors.shape[:2])
+        return self.assign(level, vectors, quality, lengths, price)
 
 
 def _groups(levels: Sequence[Level]) -> list[list[int]]:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
     from vqcodec.exact_prior import ExactPrior
     from vqcodec.quantizer import Quantizer
 
-__all__ = ["Model", "ModelCard", "find", "load", "models", "name_of", "save"]
+__all__ = ["TUNED", "Model", "ModelCard", "find", "load", "models", "name_of", "save"]
 
 PACKAGE = Path(__file__).parent
+TUNED = {"psnr": "photo", "ssim": "photo-ssim"}  # the shipped model for each tune
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")  # in a wheel; in a checkout
 
 # Kept at full precision: everything after them relies on their being orthonormal.

@@ -24,6 +24,7 @@ from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
 from vqcodec.loop import Loop, Meter
 from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
+from vqcodec.perception import weights_for
 from vqcodec.prior import Prior
 from vqcodec.probe import probe
 from vqcodec.quantizer import TRAINING_BEAM, Quantizer
@@ -44,6 +45,7 @@ class TrainOptions:
     Args:
         data: folder of pictures; None draws its own.
         preset: name of a configuration (`config.PRESETS`); ignored with `init` and `resume`.
+        tune: `psnr` or `ssim`; None leaves what the configuration says. Ignored with `resume`.
         output: weights file to write; beside it `.jsonl` (log) and `.checkpoint`.
         minutes: of training, start-up not counted.
         prior_share: part of the minutes that goes to the prior, 0..1.
@@ -58,6 +60,7 @@ class TrainOptions:
     output: Path
     data: Path | None = None
     preset: str = "photo"
+    tune: str | None = None
     minutes: float = 30.0
     prior_share: float = 0.4
     resume: bool = False
@@ -169,14 +172,16 @@ def _run(options: TrainOptions, report: Report) -> None:
 def _config(options: TrainOptions, source: Any, saved: Any) -> ModelConfig:
     if saved is not None:
         return ModelConfig.from_json(saved.meta["config"])
+    config: ModelConfig
     if source is not None:
-        config: ModelConfig = source.config
-        return config
-    if options.config is not None:
-        return options.config
-    if options.preset not in PRESETS:
+        config = source.config
+    elif options.config is not None:
+        config = options.config
+    elif options.preset in PRESETS:
+        config = PRESETS[options.preset]
+    else:
         raise ModelError(f"unknown preset {options.preset!r}; there are {', '.join(PRESETS)}")
-    return PRESETS[options.preset]
+    return replace(config, tune=options.tune) if options.tune else config
 
 
 def _crops(options: TrainOptions, note: Report) -> CropSource:
@@ -266,9 +271,16 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
         quality = spread_quality(options.batch).long()
         levels = _some_levels(config)
         with torch.inference_mode():
+            x = state.crops.batch(options.batch, crop)
             with torch.autocast(options.device, torch.bfloat16):
-                latent = state.autoencoder.encode(state.crops.batch(options.batch, crop), quality)
-            quantized = state.quantizer(latent, quality, levels=max(levels) + 1, beam=TRAINING_BEAM)
+                latent = state.autoencoder.encode(x, quality)
+            quantized = state.quantizer(
+                latent,
+                quality,
+                levels=max(levels) + 1,
+                beam=TRAINING_BEAM,
+                weights=weights_for(config, x),
+            )
         grids = [grid.clone() for grid in quantized.grids]
         coded = worth[quality]
         loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)

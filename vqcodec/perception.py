@@ -1,0 +1,97 @@
+"""What `tune = ssim` changes: where errors count more, and where gradients point.
+
+Next to a strong texture an error is not seen; on a smooth wall it is. SSIM says so: for a window of
+variance s, 1 - SSIM is about (squared error) / (2 s + C). Without weights, all is squared error.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqcodec.config import ModelConfig
+
+__all__ = ["distortion", "dissimilarity", "weights_for"]
+
+C1, C2 = 0.01**2, 0.03**2  # of SSIM, for samples in 0..1
+TYPICAL = 0.003  # variance of a place of weight 1: the median over the training pictures
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+WINDOW, SIGMA = 11, 1.5
+SQUARED = 0.1  # share of the gradient that stays with the squared error: MS-SSIM hardly sees colour
+
+
+def weights_for(config: ModelConfig, x: Tensor) -> Tensor | None:
+    """How much a squared error counts at each place of the latent's grid; None: all alike.
+
+    The square root of SSIM's own weight, which saves most (docs/experiments.md, 15).
+
+    Args:
+        x: (B, 3, H, W) in 0..1.
+    Returns:
+        (B, H/s, W/s), s the finest stride; from 2.8 where nothing is to 0.1 in strong textures.
+    Source: Wang et al. (2004); variance-based adaptive quantisation as in x264.
+    """
+    if config.tune == "psnr":
+        return None
+    stride = config.base_stride
+    around = F.pad(x, (stride // 2,) * 4, mode="reflect")  # blocks of twice the stride
+    mean, square = (F.avg_pool2d(part, 2 * stride, stride) for part in (around, around.square()))
+    variance = (square - mean.square()).clamp(min=0).mean(1)
+    return ((2 * TYPICAL + C2) / (2 * variance + C2)).sqrt()
+
+
+def distortion(decoded: Tensor, x: Tensor, weights: Tensor | None) -> Tensor:
+    """Squared error of each picture, summed and weighted: (B,).
+
+    With weights, most of its gradient is that of 1 - MS-SSIM, scaled so that a relative change of
+    either is worth the same.
+
+    Args:
+        decoded, x: (B, 3, H, W) in 0..1.
+        weights: (B, h, w) as of `weights_for`.
+    """
+    squares = (decoded - x).square()
+    if weights is None:
+        return squares.flatten(1).sum(1)
+    stride = x.shape[2] // weights.shape[1]
+    weighted = (F.avg_pool2d(squares, stride).sum(1) * weights).flatten(1).sum(1) * stride**2
+    loss = dissimilarity(decoded, x)
+    pull = weighted.detach() * loss / loss.detach().clamp(min=1e-6)
+    return SQUARED * weighted + (1 - SQUARED) * (pull + (weighted - pull).detach())
+
+
+def dissimilarity(decoded: Tensor, x: Tensor) -> Tensor:
+    """1 - MS-SSIM of each picture (B, 3, H, W) in 0..1, differentiable: (B,).
+
+    The mean over R, G and B. Small pictures have fewer scales, and at the last of them a smaller
+    window; evaluation takes pytorch-msssim, which refuses them.
+    Source: Wang, Simoncelli and Bovik (2003).
+    """
+    product = torch.ones(())
+    # Convolutions of single channels are twice as fast in this layout.
+    x, decoded = (p.contiguous(memory_format=torch.channels_last) for p in (x, decoded))
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        last = scale == len(SCALE_WEIGHTS) - 1 or min(x.shape[2:]) < 2 * WINDOW - 1
+        moments = _blur(torch.cat([x, decoded, x * x, decoded * decoded, x * decoded], 1))
+        mean_x, mean_y, xx, yy, xy = moments.split(x.shape[1], 1)
+        squares, both = mean_x.square() + mean_y.square(), mean_x * mean_y
+        map_ = (2 * (xy - both) + C2) / (xx + yy - squares + C2)
+        if last:
+            map_ = map_ * (2 * both + C1) / (squares + C1)
+        product = product * map_.flatten(2).mean(2).clamp(min=1e-4) ** weight
+        if last:
+            break
+        odd = [side % 2 for side in x.shape[2:]]
+        x, decoded = (F.avg_pool2d(p, 2, padding=odd) for p in (x, decoded))
+    return 1 - product.mean(1)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Weighted means over windows that lie wholly inside."""
+    for dim in (2, 3):
+        size = min(WINDOW, x.shape[dim])
+        window = torch.exp(-(torch.arange(size) - (size - 1) / 2).square() / (2 * SIGMA**2))
+        shape = [1, 1, 1, 1]
+        shape[dim] = size
+        kernel = (window / window.sum()).reshape(shape).expand(x.shape[1], -1, -1, -1)
+        x = F.conv2d(x, kernel, groups=x.shape[1])
+    return x
