@@ -72,7 +72,7 @@ def dissimilarity(decoded: Tensor, x: Tensor) -> Tensor:
     for scale, weight in enumerate(SCALE_WEIGHTS):
         last = scale == len(SCALE_WEIGHTS) - 1 or min(x.shape[2:]) < 2 * WINDOW - 1
         moments = _blur(torch.cat([x, decoded, x * x, decoded * decoded, x * decoded], 1))
-        mean_x, mean_y, xx, yy, xy = moments.split(x.shape[1], 1)
+        mean_x, mean_y, xx, yy, xy = torch.split(moments, x.shape[1], 1)
         squares, both = mean_x.square() + mean_y.square(), mean_x * mean_y
         map_ = (2 * (xy - both) + C2) / (xx + yy - squares + C2)
         if last:
