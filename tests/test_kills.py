@@ -27,8 +27,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from conftest import TINY
-from vqcodec import train
-train.CHECKPOINT_MINUTES = 0.0
+from vqcodec import run, train
+run.CHECKPOINT_MINUTES = 0.0
 output = Path(sys.argv[2])
 resume = output.with_name(output.name + ".checkpoint").exists()
 train.run(

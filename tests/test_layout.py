@@ -42,8 +42,9 @@ STAGES = {
     "objective": {"autoencoder", "perception", "prior", "quantizer"},
     "checkpoint": set(),
     "loop": set(),
+    "run": {"autoencoder", "checkpoint", "data", "loop", "prior", "quantizer"},
     "train": {
-        *("registry", "autoencoder", "quantizer", "prior", "freezing", "data"),
+        *("registry", "quantizer", "freezing", "data", "run"),
         *("objective", "perception", "loop", "checkpoint", "exact_prior", "probe"),
     },
     "doctor": {"registry", "exact_prior", "probe"},

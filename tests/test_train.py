@@ -1,6 +1,7 @@
 """Runs of a few steps: what they write, that they learn, that they resume."""
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from conftest import TINY
 from PIL import Image
 
 from vqcodec import registry, train
+from vqcodec import run as train_run
 from vqcodec.drawings import draw
 from vqcodec.errors import ImageError, ModelError
 from vqcodec.objective import prior_loss, proxy_bits, spread_quality
@@ -72,7 +74,7 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(
     class Killed(Exception):
         pass
 
-    monkeypatch.setattr(train, "CHECKPOINT_MINUTES", 0.0)
+    monkeypatch.setattr(train_run, "CHECKPOINT_MINUTES", 0.0)
     straight = options(tmp_path / "a")
     stopped = options(tmp_path / "b")
     for each in (straight, stopped):
@@ -91,6 +93,40 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(
         assert not stopped.output.exists()
     train.run(replace(stopped, resume=True), ignore)
     assert same_weights(straight.output, stopped.output)
+
+
+def test_ctrl_c_keeps_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "LOG_STEPS", 2)
+    straight, stopped = (options(tmp_path / name, steps=12) for name in "ab")
+    for each in (straight, stopped):
+        each.output.parent.mkdir()
+    train.run(straight, ignore)
+
+    for at in (("autoencoder", 4), ("prior", 2)):
+        notes: list[str] = []
+
+        def press(
+            record: dict[str, Any], at: tuple[str, int] = at, notes: list[str] = notes
+        ) -> None:
+            notes.append(record.get("note", ""))
+            if (record["phase"], record.get("step")) == at:
+                signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            train.run(replace(stopped, resume=at[0] == "prior"), press)
+        assert notes[-1] == f"stopped after step {at[1]}"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train.run(replace(stopped, resume=True), ignore)
+    assert same_weights(straight.output, stopped.output)
+
+    def press_twice(record: dict[str, Any]) -> None:
+        if record.get("step") == 2:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train.run(stopped, press_twice)
+    assert not list(stopped.output.parent.glob("*.checkpoint"))
 
 
 def test_training_goes_on_from_a_weights_file(
@@ -119,7 +155,7 @@ def test_a_resumed_run_keeps_the_prior_it_started_from(
         if record.get("step") == 4:  # the third step wrote a checkpoint
             raise Killed
 
-    monkeypatch.setattr(train, "CHECKPOINT_MINUTES", 0.0)
+    monkeypatch.setattr(train_run, "CHECKPOINT_MINUTES", 0.0)
     monkeypatch.setattr(train, "LOG_STEPS", 2)
     start = tiny_weights["residual"]
     begun = options(tmp_path, config=None, init=start, steps=4, prior_share=0.0)

@@ -1,15 +1,18 @@
-"""What the training phases share: optimizer, schedule, moving average and clock; meters."""
+"""What the training phases share: optimizer, schedule, moving average, clock; meters; Ctrl-C."""
 
 import math
+import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-__all__ = ["Loop", "Meter"]
+__all__ = ["Loop", "Meter", "deferred_interrupts"]
 
 Record = dict[str, Any]
 
@@ -90,3 +93,23 @@ class Meter:
         record["seconds"] = time.monotonic() - self.start
         self.__init__()  # type: ignore[misc]
         return record
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[Event]:
+    """Ctrl-C sets the event instead of stopping in the middle of a step; a second one stops."""
+    asked = Event()
+
+    def ask(*_: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    if current_thread() is not main_thread():  # which alone may say what signals do
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

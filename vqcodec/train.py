@@ -6,99 +6,29 @@ states of the random generators.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vqcodec import registry
-from vqcodec.autoencoder import Autoencoder
-from vqcodec.checkpoint import Checkpoint
+from vqcodec.checkpoint import Checkpoint, Saved
 from vqcodec.config import PRESETS, ModelConfig
 from vqcodec.data import CropSource, drawn_pictures, load_folder
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
-from vqcodec.loop import Loop, Meter
+from vqcodec.loop import Loop, Meter, deferred_interrupts
 from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
 from vqcodec.perception import weights_for
-from vqcodec.prior import Prior
 from vqcodec.probe import probe
-from vqcodec.quantizer import TRAINING_BEAM, Quantizer
+from vqcodec.quantizer import TRAINING_BEAM
+from vqcodec.run import Keeper, Record, Report, Run, TrainOptions
 
 __all__ = ["TrainOptions", "run"]
 
-Record = dict[str, Any]
-Report = Callable[[Record], None]
-
 LOG_STEPS = 50
-CHECKPOINT_MINUTES = 2.0
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What `vqcodec train` is asked for.
-
-    Args:
-        data: folder of pictures; None draws its own.
-        preset: name of a configuration (`config.PRESETS`); ignored with `init` and `resume`.
-        tune: `psnr` or `ssim`; None leaves what the configuration says. Ignored with `resume`.
-        output: weights file to write; beside it `.jsonl` (log) and `.checkpoint`.
-        minutes: of training, start-up not counted.
-        prior_share: part of the minutes that goes to the prior, 0..1.
-        resume: go on from the checkpoint beside `output`.
-        init: weights file to start from.
-        steps: train for so many steps instead of minutes (exactly repeatable; for tests).
-        threads: of torch; 0 leaves the default.
-        device: `cpu`, `cuda`, or `auto` for the first GPU that there is.
-        batch: crops per step; 0 takes 8 on a CPU and 64 on a GPU.
-    """
-
-    output: Path
-    data: Path | None = None
-    preset: str = "photo"
-    tune: str | None = None
-    minutes: float = 30.0
-    prior_share: float = 0.4
-    resume: bool = False
-    init: Path | None = None
-    seed: int = 0
-    threads: int = 0
-    steps: int | None = None
-    config: ModelConfig | None = None
-    device: str = "auto"
-    batch: int = 0
-    crop: int = 192
-
-
-@dataclass
-class Run:
-    """A run's state: all that a checkpoint must hold."""
-
-    options: TrainOptions
-    config: ModelConfig
-    crops: CropSource
-    report: Report
-    pretrained: bool = False  # the prior goes on from an earlier one
-    autoencoder: Autoencoder = field(init=False)
-    quantizer: Quantizer = field(init=False)
-    prior: Prior = field(init=False)
-    results: Record = field(default_factory=dict)  # last figures of each phase, for the card
-
-    def __post_init__(self) -> None:
-        self.autoencoder = Autoencoder(self.config)
-        self.quantizer = Quantizer(self.config)
-        self.prior = Prior(self.config)
-
-    def modules(self) -> dict[str, nn.Module]:
-        return {
-            "autoencoder": self.autoencoder,
-            "quantizer": self.quantizer,
-            "prior": self.prior,
-        }
 
 
 @memory_errors()
@@ -108,6 +38,8 @@ def run(options: TrainOptions, report: Report) -> None:
     Args:
         report: called with each log record (`phase`, `step`, `minutes`, `progress`, `psnr`, ...).
     Raises:
+        KeyboardInterrupt: after Ctrl-C, which ends the step and writes a checkpoint first; pressed
+            again, it stops at once.
         ImageError: no usable picture in the data folder.
         ModelError: `init` or the checkpoint is missing or unusable, or the preset unknown.
     """
@@ -163,13 +95,16 @@ def _run(options: TrainOptions, report: Report) -> None:
             _start_from(state, source)
         else:
             _initialise(state)
-        for phase in (_autoencoder_phase, _prior_phase):
-            phase(state, checkpoint, saved)
+        with deferred_interrupts() as state.interrupted:
+            for phase in (_autoencoder_phase, _prior_phase):
+                phase(state, checkpoint, saved)
         _save(state)
     checkpoint.path.unlink(missing_ok=True)
 
 
-def _config(options: TrainOptions, source: Any, saved: Any) -> ModelConfig:
+def _config(
+    options: TrainOptions, source: registry.Model | None, saved: Saved | None
+) -> ModelConfig:
     if saved is not None:
         return ModelConfig.from_json(saved.meta["config"])
     config: ModelConfig
@@ -223,15 +158,16 @@ def _start_from(state: Run, source: registry.Model) -> None:
     state.pretrained = True
 
 
-def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
+def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
     """Codebooks and networks; logs are in four parts of the quality scale, low to high."""
     options, quantizer = state.options, state.quantizer
     objective = AutoencoderObjective()
     state.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loop = _loop("autoencoder", state.autoencoder, options, peak=5e-4, average=0.999)
-    if not _enter(loop, saved, {"bits_per_proxy": objective.bits_per_proxy}):
+    keeper = Keeper(state, checkpoint, loop, {"bits_per_proxy": objective.bits_per_proxy})
+    if not keeper.enter(saved):
         return
-    meter, saved_at = Meter(), loop.elapsed
+    meter = Meter()
     for step in loop:
         x = state.crops.batch(options.batch, options.crop)
         quality = spread_quality(options.batch)
@@ -247,26 +183,25 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
             record |= {"loss": round(loss.item(), 4), **quantizer.statistics()}
             state.results[loop.name] = record
             state.report(record)
-        if loop.elapsed - saved_at > 60 * CHECKPOINT_MINUTES:
-            saved_at = loop.elapsed
-            _checkpoint(state, checkpoint, loop, {"bits_per_proxy": objective.bits_per_proxy})
+        keeper.step_done()
     quantizer.prefer_zero()
 
 
-def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
+def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
     """The prior, on the indices of the finished autoencoder; a few levels per step."""
     options, config = state.options, state.config
     loop = _loop("prior", state.prior, options, peak=1.5e-3, average=0.998)
     begun = saved is not None and saved.meta["phase"] == "prior"
     if not (state.pretrained or begun):
         state.prior.initialise(state.quantizer.code_lengths(), *state.quantizer.geometry())
-    if not _enter(loop, saved, {}):
+    keeper = Keeper(state, checkpoint, loop, {})
+    if not keeper.enter(saved):
         return
     state.autoencoder.eval()
     crop, count = options.crop * 4 // 3, len(config.levels)
     crop -= crop % config.levels[0].stride
     worth = torch.tensor([state.quantizer.levels_worth(q) for q in range(101)])
-    meter, saved_at = Meter(), loop.elapsed
+    meter = Meter()
     for step in loop:
         quality = spread_quality(options.batch).long()
         levels = _some_levels(config)
@@ -296,9 +231,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Any) -> None:
             record = _record(loop, meter, options.batch)
             state.results[loop.name] = record
             state.report(record)
-        if loop.elapsed - saved_at > 60 * CHECKPOINT_MINUTES:
-            saved_at = loop.elapsed
-            _checkpoint(state, checkpoint, loop, {})
+        keeper.step_done()
 
 
 def _loop(
@@ -332,32 +265,6 @@ def _record(loop: Loop, meter: Meter, batch: int) -> Record:
         "crops_per_second": round(LOG_STEPS * batch / max(seconds, 1e-3), 1),
         **measured,
     }
-
-
-def _enter(loop: Loop, saved: Any, extra: dict[str, Tensor]) -> bool:
-    """Restore a loop from a checkpoint of its phase; False if that phase was already over."""
-    if saved is None:
-        return True
-    order = ("autoencoder", "prior")
-    if order.index(saved.meta["phase"]) > order.index(loop.name):
-        return False
-    if saved.meta["phase"] == loop.name:
-        loop.step, loop.elapsed = saved.meta["step"], saved.meta["elapsed"]
-        saved.restore_loop(loop.optimizer, loop.averaged, extra)
-    return True
-
-
-def _checkpoint(state: Run, file: Checkpoint, loop: Loop, extra: dict[str, Tensor]) -> None:
-    # Taken before the loop counts the step that it just did.
-    meta = {
-        "config": state.config.to_json(),
-        "phase": loop.name,
-        "step": loop.step + 1,
-        "elapsed": loop.elapsed,
-        "results": state.results,
-        "pretrained": state.pretrained,
-    }
-    file.save(meta, state.modules(), loop.optimizer, loop.averaged, state.crops.rng, extra)
 
 
 def _save(state: Run) -> None:
