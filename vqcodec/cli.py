@@ -183,7 +183,10 @@ def decompress(
             notes=lambda text: report.note(job.source, text),
             progress=advance,
         )
-        written = image.write_picture(image.from_pil(picture, max_pixels=max_pixels), suffix)
+        decoded = image.from_pil(picture, max_pixels=max_pixels)
+        written = image.write_picture(decoded, suffix)
+        if lost := image.left_out(decoded, suffix):
+            report.note(job.source, lost)
         files.write(job.target, written, force, job.new_folders)
         report.done(
             job,

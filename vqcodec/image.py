@@ -32,6 +32,7 @@ __all__ = [
     "decode_alpha",
     "encode_alpha",
     "from_pil",
+    "left_out",
     "pad",
     "read_picture",
     "to_pil",
@@ -42,6 +43,7 @@ MAX_PIXELS: Final = 500_000_000
 _MAX_SIDE: Final = 2**24  # as in container.py
 _MAX_METADATA_BYTES: Final = 2**26  # as in container.py
 _MAX_WEBP_SIDE: Final = 16383
+_MAX_SIDES: Final = {"JPEG": 65500, "WEBP": _MAX_WEBP_SIDE}  # of a picture file
 
 _VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
 _PAGED_FORMATS: Final = {"TIFF", "DCX"}
@@ -163,6 +165,9 @@ def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
     notes += more_notes
     if image.mode in ("CMYK", "LAB"):
         icc = None  # it described the samples before the conversion
+    elif icc and colour.ndim == 3 and icc[16:20] != b"RGB ":
+        notes.append(f"colour profile left out: it is for {icc[16:20].decode('latin-1').strip()}")
+        icc = None
     colour = samples.orient(colour, orientation)
     if alpha is not None:
         alpha = np.ascontiguousarray(samples.orient(alpha, orientation))
@@ -217,13 +222,29 @@ def write_picture(picture: Picture, path_format: str) -> bytes:
     kind = _FORMATS[extension]
     if picture.alpha is not None and kind in _NO_ALPHA:
         raise ImageError(f"{kind} cannot hold the picture's transparency; write PNG instead")
+    if (side := max(picture.width, picture.height)) > _MAX_SIDES.get(kind, side):
+        raise ImageError(f"{kind} cannot hold a side of {side} pixels; write PNG instead")
     image = to_pil(picture)
     options = dict(_OPTIONS.get(kind, {}))
     if kind not in _NO_METADATA:
-        options |= {"icc_profile": picture.icc} if picture.icc else {}
+        # WebP has no grey: a profile for grey would not fit its samples.
+        fits = not (kind == "WEBP" and picture.icc and picture.icc[16:20] == b"GRAY")
+        options |= {"icc_profile": picture.icc} if picture.icc and fits else {}
         options |= {"exif": image.info["exif"]} if picture.exif else {}
         options |= _xmp_options(picture, kind) if picture.xmp else {}
+    if kind == "TIFF":
+        with _pillow("cannot write TIFF", MAX_PIXELS):
+            if samples.SUB_DIRECTORIES & set(image.getexif()):
+                del options["compression"]  # with it, Pillow cannot write these
     return _saved(image, kind, **options)
+
+
+def left_out(picture: Picture, path_format: str) -> str | None:
+    """What `write_picture` has no place for, in a sentence; None if it writes everything."""
+    kind = _FORMATS.get(path_format.rpartition(".")[2].lower())
+    parts = [("ICC", picture.icc), ("EXIF", picture.exif), ("XMP", picture.xmp)]
+    lost = [name for name, part in parts if part]
+    return f"{kind} has no place for {', '.join(lost)}" if lost and kind in _NO_METADATA else None
 
 
 def _xmp_options(picture: Picture, kind: str) -> dict[str, Any]:

@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["UInt8Array", "convert", "metadata", "orient", "raw_mode"]
+__all__ = ["SUB_DIRECTORIES", "UInt8Array", "convert", "metadata", "orient", "raw_mode"]
 
 UInt8Array = NDArray[np.uint8]
 
 _ORIENTATION: Final = 0x0112  # EXIF tag
+_PHOTOMETRIC: Final = 0x0106  # TIFF tag
 _EXIF_PREFIX: Final = b"Exif\0\0"
-_SUB_DIRECTORIES: Final = (0x8769, 0x8825)  # camera settings, position
+SUB_DIRECTORIES: Final = frozenset({0x8769, 0x8825})  # camera settings, position
 # What a TIFF file says about the picture and not about its own strips of bytes: description, make,
 # model, resolution (3 tags), software, date, artist, copyright.
 _DESCRIPTIVE: Final = (0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298)
@@ -38,8 +39,9 @@ def raw_mode(image: Image.Image) -> str:
         return ""
     arguments = tiles[0][3]
     name = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-    # Pillow scales any 9- to 16-bit PGM to the full 16 bits when it loads it.
-    return "I;16" if image.format == "PPM" and image.mode == "I" else name
+    # Pillow scales any 9- to 16-bit PGM to the full 16 bits when it loads it, a PPM to 8.
+    deep = image.format == "PPM" and isinstance(arguments, tuple) and arguments[-1] > 255
+    return f"{image.mode};16" if deep or (image.format, image.mode) == ("PPM", "I") else name
 
 
 def convert(
@@ -58,7 +60,7 @@ def convert(
     """
     notes = ["16-bit samples reduced to 8"] if ";16" in raw and image.mode[0] not in "IF" else []
     if image.mode[0] in "IF":
-        samples, note = _reduce(np.asarray(image), image.mode, raw)
+        samples, note = _reduce(np.asarray(image), image.mode, raw, _white_is_zero(image))
         return samples, _keyed_alpha(np.asarray(image), image, 1), [note] if note else []
     if image.mode == "CMYK":
         samples, note = _cmyk_to_rgb(image, icc)
@@ -89,7 +91,7 @@ def _convert_8_bit(
             alpha = _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1), raw)
     if palette and not _is_rgb_profile(icc):  # a grey file must not carry an RGB profile
         grey = bool((samples == samples[..., :1]).all())
-    if raw.startswith("LA"):  # Pillow opens 16-bit grey with alpha as RGBA
+    if raw.startswith("LA;"):  # Pillow opens 16-bit grey with alpha as RGBA
         grey = True
     return samples[..., 0] if grey else samples, alpha
 
@@ -113,24 +115,34 @@ def _keyed_alpha(
     return np.where(hidden, 0, 255).astype(np.uint8)
 
 
-def _reduce(values: NDArray[Any], mode: str, raw: str) -> tuple[UInt8Array, str]:
+def _white_is_zero(image: Image.Image) -> bool:
+    """Of a TIFF file. Pillow inverts such samples up to 8 bits, and leaves larger ones."""
+    return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0)
+
+
+def _reduce(
+    values: NDArray[Any], mode: str, raw: str, white_is_zero: bool
+) -> tuple[UInt8Array, str]:
     """Samples of more than 8 bits as 8 bits, by scaling and never by clipping; and a note.
 
     16-bit samples have a known white, 65535. Integers and floats of other kinds do not: ranges
     that are customary (0..1, 0..255, 0..65535) are taken at their word, others are stretched.
     """
+    if raw == "I;32N":  # of a TIFF file: unsigned, which Pillow has no mode for
+        values = values.view(np.uint32)
+    signed = raw in ("I;16S", "I;16BS")
     finite = values[np.isfinite(values)] if mode == "F" else values
     least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     low, high = 0.0, 65535.0
     if "I;12" in raw:
         high, note = 4095.0, "12-bit samples reduced to 8"
-    elif mode.startswith("I;16") or raw.startswith("I;16") and least >= 0:
+    elif mode.startswith("I;16") or raw.startswith("I;16") and not signed:
         note = "16-bit samples reduced to 8"
     elif mode == "F" and least >= 0 and most <= 1:
         high, note = 1.0, "float samples 0..1 scaled to 0..255"
     elif least >= 0 and most <= 255 and (mode == "I" or bool((finite == np.rint(finite)).all())):
         high, note = 255.0, ""
-    elif mode == "I" and least >= 0 and most <= 65535:
+    elif mode == "I" and least >= 0 and most <= 65535 and not signed:
         note = "16-bit samples reduced to 8"
     else:
         low, high = least, most if most > least else least + abs(least) + 1
@@ -139,6 +151,8 @@ def _reduce(values: NDArray[Any], mode: str, raw: str) -> tuple[UInt8Array, str]
     wide: NDArray[Any] = values.astype(np.float32 if mode.startswith("I;16") else np.float64)
     if mode == "F":
         wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
+    if white_is_zero:
+        low, high = high, low
     scaled = np.rint(np.clip((wide - low) * (255.0 / (high - low)), 0, 255))
     return scaled.astype(np.uint8), note
 
@@ -177,6 +191,13 @@ def metadata(
     """
     notes = []
     icc = image.info.get("icc_profile")
+    gamma = image.info.get("gamma")  # of PNG; with a profile or `sRGB` beside it, it says nothing
+    if (
+        isinstance(gamma, float)
+        and abs(gamma * 2.2 - 1) > 0.03
+        and not (icc or "srgb" in image.info)
+    ):
+        notes.append(f"gamma {gamma:.4g} left out: samples count as sRGB")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
@@ -187,7 +208,7 @@ def metadata(
     try:
         orientation = int(image.getexif().get(_ORIENTATION, orientation))  # EXIF takes precedence
         exif = image.info.get("exif") or _descriptive_exif(image)
-        exif = _set_upright(exif.removeprefix(_EXIF_PREFIX)) if exif else None
+        exif = _set_upright(exif.removeprefix(_EXIF_PREFIX), orientation) if exif else None
     except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
         exif = None
         notes.append("damaged EXIF data left out")
@@ -201,16 +222,17 @@ def _descriptive_exif(image: Image.Image) -> bytes | None:
     for tag in _DESCRIPTIVE:
         if tag in own:
             wanted[tag] = own[tag]
-    for directory in _SUB_DIRECTORIES:
+    for directory in sorted(SUB_DIRECTORIES):
         if fields := own.get_ifd(directory):
             wanted[directory] = dict(fields)
     return wanted.tobytes() if len(wanted) else None
 
 
-def _set_upright(tiff: bytes) -> bytes:
+def _set_upright(tiff: bytes, orientation: int) -> bytes:
     """The EXIF structure with orientation 1, patched in place.
 
-    Writing it anew through Pillow would move what maker notes point at by byte offset.
+    Writing it anew through Pillow would move what maker notes point at by byte offset. Of a
+    picture that is turned, the thumbnail, which is not, is unlinked.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
     patched = bytearray(tiff)
@@ -220,6 +242,8 @@ def _set_upright(tiff: bytes) -> bytes:
         (tag,) = struct.unpack_from(f"{order}H", tiff, entry)
         if tag == _ORIENTATION:  # type 3 (16-bit), one value, value 1, filler
             struct.pack_into(f"{order}HIHH", patched, entry + 2, 3, 1, 1, 0)
+    if orientation != 1:
+        struct.pack_into(f"{order}I", patched, start + 2 + 12 * count, 0)  # no next directory
     return bytes(patched)
 
 
