@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import vqcodec
-from vqcodec import console, container, files
+from vqcodec import console, container, files, image
 from vqcodec.cli import app
 from vqcodec.errors import CorruptChunk, ModelError, RegionError, TargetError
 
@@ -26,8 +26,6 @@ class FakeCodec(types.ModuleType):
         self.calls: list[dict[str, Any]] = []
 
     def compress(self, picture: Any, **options: Any) -> bytes:
-        from vqcodec import image
-
         self.calls.append({"picture": picture, **options})
         read = image.read_picture(picture)
         options["progress"](0.5)
@@ -38,7 +36,7 @@ class FakeCodec(types.ModuleType):
             container.Container(read.width, read.height, 50, b"8 bytes!", 2, parts, bytes(12))
         )
 
-    def decompress(self, data: bytes, **options: Any) -> Image.Image:
+    def decode(self, data: bytes, **options: Any) -> image.Picture:
         self.calls.append(options)
         parsed = container.parse(data, partial=options["partial"])
         if not parsed.complete:
@@ -46,7 +44,7 @@ class FakeCodec(types.ModuleType):
         x, y, width, height = options["region"] or (0, 0, parsed.width, parsed.height)
         if x + width > parsed.width or y + height > parsed.height:
             raise RegionError(f"region {x},{y},{width},{height} is not inside")
-        return Image.new("RGB", (width, height), (1, 2, 3))
+        return image.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
 
     def verify(self, data: bytes, model: str | None = None, **options: Any) -> None:
         container.parse(data, **options)

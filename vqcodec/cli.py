@@ -173,7 +173,7 @@ def decompress(
 
         start = time.perf_counter()
         data = files.read_vqc(job.source)
-        picture = codec.decompress(
+        picture = codec.decode(
             data,
             levels=levels,
             region=box,
@@ -183,9 +183,8 @@ def decompress(
             notes=lambda text: report.note(job.source, text),
             progress=advance,
         )
-        decoded = image.from_pil(picture, max_pixels=max_pixels)
-        written = image.write_picture(decoded, suffix)
-        if lost := image.left_out(decoded, suffix):
+        written = image.write_picture(picture, suffix)
+        if lost := image.left_out(picture, suffix):
             report.note(job.source, lost)
         files.write(job.target, written, force, job.new_folders)
         report.done(

@@ -26,7 +26,7 @@ from vqcodec.tiles import Tile, split
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["compress", "decompress", "sample", "verify"]
+__all__ = ["compress", "decode", "decompress", "sample", "verify"]
 
 
 @memory_errors()
@@ -180,6 +180,33 @@ def decompress(
         RegionError: the region is not inside the picture.
         ValueError: levels below 1.
     """
+    return image.to_pil(
+        decode(
+            data,
+            levels=levels,
+            region=region,
+            partial=partial,
+            model=model,
+            max_pixels=max_pixels,
+            notes=notes,
+            progress=progress,
+        )
+    )
+
+
+@memory_errors()
+def decode(
+    data: bytes,
+    *,
+    levels: int | None = None,
+    region: tuple[int, int, int, int] | None = None,
+    partial: bool = False,
+    model: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    notes: Callable[[str], None] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Picture:
+    """`decompress` into plain arrays, without a second copy of a large picture for Pillow."""
 
     def advance(share: float) -> None:
         if progress:
@@ -206,15 +233,13 @@ def decompress(
         alpha = alpha[box.top : box.bottom, box.left : box.right]
     if parsed.grey:
         rgb = np.repeat(_luma(rgb)[..., None], 3, axis=2)
-    return image.to_pil(
-        Picture(
-            rgb=rgb,
-            grey=parsed.grey,
-            alpha=alpha,
-            icc=parsed.chunk(ICC),
-            exif=parsed.chunk(EXIF),
-            xmp=parsed.chunk(XMP),
-        )
+    return Picture(
+        rgb=rgb,
+        grey=parsed.grey,
+        alpha=alpha,
+        icc=parsed.chunk(ICC),
+        exif=parsed.chunk(EXIF),
+        xmp=parsed.chunk(XMP),
     )
 
 
@@ -329,8 +354,7 @@ def _hit(
 
     def measure(data: bytes) -> float:
         if goal.unit == "dB":
-            decoded = image.from_pil(decompress(data, model=model))
-            return metrics.psnr_db(source.rgb, decoded.rgb)
+            return metrics.psnr_db(source.rgb, decode(data, model=model).rgb)
         return 8 * len(data) / (source.width * source.height) if goal.unit == "bpp" else len(data)
 
     best = reach(goal, attempt, measure)

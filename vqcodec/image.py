@@ -225,17 +225,10 @@ def write_picture(picture: Picture, path_format: str) -> bytes:
     if (side := max(picture.width, picture.height)) > _MAX_SIDES.get(kind, side):
         raise ImageError(f"{kind} cannot hold a side of {side} pixels; write PNG instead")
     image = to_pil(picture)
-    options = dict(_OPTIONS.get(kind, {}))
-    if kind not in _NO_METADATA:
-        # WebP has no grey: a profile for grey would not fit its samples.
-        fits = not (kind == "WEBP" and picture.icc and picture.icc[16:20] == b"GRAY")
-        options |= {"icc_profile": picture.icc} if picture.icc and fits else {}
-        options |= {"exif": image.info["exif"]} if picture.exif else {}
-        options |= _xmp_options(picture, kind) if picture.xmp else {}
-    if kind == "TIFF":
-        with _pillow("cannot write TIFF", MAX_PIXELS):
-            if samples.SUB_DIRECTORIES & set(image.getexif()):
-                del options["compression"]  # with it, Pillow cannot write these
+    with _pillow(f"cannot write {kind}", MAX_PIXELS):  # which parses EXIF data for some
+        options = _metadata_options(picture, kind) | _OPTIONS.get(kind, {})
+        if kind == "TIFF" and samples.SUB_DIRECTORIES & set(image.getexif()):
+            del options["compression"]  # with it, Pillow cannot write these
     return _saved(image, kind, **options)
 
 
@@ -245,6 +238,18 @@ def left_out(picture: Picture, path_format: str) -> str | None:
     parts = [("ICC", picture.icc), ("EXIF", picture.exif), ("XMP", picture.xmp)]
     lost = [name for name, part in parts if part]
     return f"{kind} has no place for {', '.join(lost)}" if lost and kind in _NO_METADATA else None
+
+
+def _metadata_options(picture: Picture, kind: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if kind in _NO_METADATA:
+        return options
+    # WebP has no grey: a profile for grey would not fit its samples.
+    if picture.icc and not (kind == "WEBP" and picture.icc[16:20] == b"GRAY"):
+        options["icc_profile"] = picture.icc
+    if picture.exif:
+        options["exif"] = b"Exif\0\0" + picture.exif
+    return options | _xmp_options(picture, kind) if picture.xmp else options
 
 
 def _xmp_options(picture: Picture, kind: str) -> dict[str, Any]:

@@ -85,7 +85,9 @@ def _convert_8_bit(
         bands = np.array(image.convert("LA" if grey else "RGBA"))
         samples, alpha = bands[..., :-1], bands[..., -1]
     else:
-        samples = np.array(image.convert("L" if grey else "RGB")).reshape(*image.size[::-1], -1)
+        wanted = "L" if grey else "RGB"
+        plain = image if image.mode == wanted else image.convert(wanted)  # which copies either way
+        samples = np.array(plain).reshape(*image.size[::-1], -1)
         alpha = None
         if not palette:
             alpha = _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1), raw)
