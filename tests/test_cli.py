@@ -8,6 +8,7 @@ import types
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -36,7 +37,7 @@ class FakeCodec(types.ModuleType):
             container.Container(read.width, read.height, 50, b"8 bytes!", 2, parts, bytes(12))
         )
 
-    def decode(self, data: bytes, **options: Any) -> image.Picture:
+    def decompress_picture(self, data: bytes, **options: Any) -> image.Picture:
         self.calls.append(options)
         parsed = container.parse(data, partial=options["partial"])
         if not parsed.complete:
@@ -130,6 +131,15 @@ def test_tune_reaches_the_codec_and_excludes_a_model(codec: FakeCodec) -> None:
     assert refused.exit_code == 2 and "exclude one another" in refused.stderr
     assert run("compress", "a.png", "--tune", "vmaf").exit_code == 2
     assert len(codec.calls) == 1
+
+
+def test_a_result_larger_than_its_source_is_told(codec: FakeCodec) -> None:
+    Path("a.pgm").write_bytes(b"P5 1 1 255\n\0")
+    result = run("compress", "a.pgm")
+    size = Path("a.vqc").stat().st_size
+    assert result.exit_code == 0
+    assert f"note: a.pgm: the result is larger: {size} bytes, not 12" in result.stderr
+    assert "larger" not in run("compress", picture("b.png", (40, 40))).stderr
 
 
 def test_regions_reach_the_codec(codec: FakeCodec) -> None:
@@ -228,6 +238,18 @@ def test_streams(codec: FakeCodec) -> None:
     result = run("decompress", "-", "-o", "-", stdin=result.stdout_bytes)
     assert result.stdout_bytes.startswith(b"\x89PNG")
     assert everything() == ["a.png"]
+
+
+def test_metadata_that_a_format_has_no_place_for_is_told(
+    codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = image.Picture(np.zeros((2, 3, 3), np.uint8), icc=b"a profile of some kind")
+    monkeypatch.setattr(codec, "decompress_picture", lambda *_, **__: kept)
+    result = run("decompress", vqc("a.vqc"), "-o", "b.bmp")
+    assert (result.exit_code, result.stderr.strip()) == (
+        0,
+        "vqcodec: note: a.vqc: BMP has no place for ICC",
+    )
 
 
 def test_notes_go_to_stderr_and_json_to_stdout() -> None:
@@ -478,8 +500,17 @@ def test_samples_make_a_contact_sheet(codec: FakeCodec) -> None:
 
 def test_train_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     training = types.ModuleType("vqcodec.train")
-    training.TrainOptions = types.SimpleNamespace  # type: ignore[attr-defined]
     seen: list[Any] = []
+
+    class Asked(types.SimpleNamespace):
+        def __init__(self, output: Path, **given: Any) -> None:
+            super().__init__(output=output, **given)
+
+        @classmethod
+        def resumed(cls, output: Path, **given: Any) -> "Asked":
+            return cls(output, resume=True, **given)
+
+    training.TrainOptions = Asked  # type: ignore[attr-defined]
 
     def run_training(options: Any, report: Any) -> None:
         seen.append(options)
@@ -493,8 +524,9 @@ def test_train_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     line = "train . --minutes 0.5 --seed 4 --prior-share 0.2 -o w.safetensors"
     result = run(*line.split())
     assert result.exit_code == 1
-    wanted = {"data": Path(), "minutes": 0.5, "seed": 4, "prior_share": 0.2, "resume": False}
-    assert wanted.items() <= vars(seen[0]).items()
+    wanted = {"data": Path(), "minutes": 0.5, "seed": 4, "prior_share": 0.2}
+    wanted |= {"output": Path("w.safetensors"), "threads": 0, "device": "auto"}
+    assert vars(seen[0]) == wanted  # and nothing that was not given
     assert result.stderr.splitlines() == [
         "vqcodec: note: 7 pictures",
         " 25.0 %  prior  step 100  20.0 30.0 dB",  # and not the second, which came at once
@@ -506,8 +538,9 @@ def test_train_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = run("train", "-o", "v.safetensors")
     assert "v.safetensors.checkpoint: exists already" in refused.stderr
     assert len(seen) == 1
-    run("train", "-o", "v.safetensors", "--resume")
-    assert len(seen) == 2
+    run("train", "-o", "v.safetensors", "--resume", "--minutes", "3")
+    assert len(seen) == 2 and vars(seen[1])["resume"] and vars(seen[1])["minutes"] == 3
+    assert run("train", "-o", "v.safetensors", "--resume", "--tune", "ssim").exit_code == 2
 
 
 def test_models_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:

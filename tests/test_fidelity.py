@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from test_image import UPRIGHT_XMP, XMP, cmyk_profile, noise, png, saved
 
 import vqcodec
-from vqcodec import image, samples
+from vqcodec import codec, image, samples
 from vqcodec.errors import ImageError
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]  # colours of the two halves of a picture
@@ -143,7 +143,7 @@ def there_and_back(weights: Weights, source: Any, *suffixes: str, strip: bool = 
     """What `decompress -o out.SUFFIX` writes, for each suffix; and the notes."""
     model, notes = str(weights["residual"]), list[str]()
     data = vqcodec.compress(source, 80, model=model, notes=notes.append, strip=strip)
-    picture = image.from_pil(vqcodec.decompress(data, model=model))
+    picture = codec.decompress_picture(data, model=model)
     files = [Image.open(io.BytesIO(image.write_picture(picture, suffix))) for suffix in suffixes]
     for file in files:
         file.load()  # of a PNG file, some metadata lies behind the samples

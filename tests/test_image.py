@@ -288,6 +288,44 @@ def cmyk_profile() -> bytes:
     return header + struct.pack(">I4sII", 1, b"A2B0", 144, len(table)) + table
 
 
+@pytest.mark.parametrize("kind", [1, 2, 3, 4, 5, 7, 12, 13])
+def test_exif_says_nothing_of_the_samples_of_a_tiff_file(kind: int) -> None:
+    """Tags of camera files that contradict the samples, and one that crashes libtiff (269)."""
+    samples = noise(4, 5, 3)
+    for tag in (*range(254, 350), 0x8769, 0x8825, 0xA005, 34377):
+        exif = b"II*\0" + struct.pack("<IHHHIII", 8, 1, tag, kind, 1, 1, 0)
+        written = write_picture(Picture(samples, exif=exif), "tif")
+        np.testing.assert_array_equal(read_picture(written).rgb, samples)
+    junk = write_picture(Picture(samples, exif=b"junk", xmp=UPRIGHT_XMP), "tif")
+    assert read_picture(junk).xmp == UPRIGHT_XMP
+
+
+def test_a_thumbnail_stays_with_a_picture_that_is_upright() -> None:
+    def kept(orientation: int, rest: bytes) -> tuple[bytes | None, tuple[str, ...]]:
+        exif = b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, orientation, 0) + rest
+        read = read_picture(saved(Image.new("RGB", (3, 2)), "PNG", exif=b"Exif\0\0" + exif))
+        return read.exif and read.exif[22:], read.notes
+
+    following = struct.pack("<IHI", 26, 0, 0)  # a directory for the thumbnail, empty
+    for orientation in (0, 1, 9):
+        assert kept(orientation, following) == (following, ())
+    assert kept(6, following) == (bytes(4) + following[4:], ())
+    assert kept(6, b"") == (b"", ())  # the pointer to it may be missing
+
+
+@pytest.mark.parametrize(("bits", "sample_format"), [(8, 2), (16, 2), (32, 2), (32, 3)])
+def test_tiff_samples_that_pillow_reads_wrongly_are_refused(bits: int, sample_format: int) -> None:
+    """Signed bytes; and in big-endian files that libtiff decodes, which swaps them already."""
+    values = np.arange(-6, 6, dtype=f">{'f' if sample_format == 3 else 'i'}{bits // 8}")
+    data = zlib.compress(values.tobytes())
+    tags = {256: 4, 257: 3, 258: bits, 259: 8, 262: 1, 273: 8, 277: 1, 278: 3}
+    tags |= {279: len(data), 339: sample_format}
+    entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
+    count, start = struct.pack(">H", len(tags)), 8 + len(data)
+    with pytest.raises(ImageError, match="read wrongly by Pillow"):
+        read_picture(struct.pack(">2sHI", b"MM", 42, start) + data + count + entries + bytes(4))
+
+
 def test_cmyk_goes_through_its_profile() -> None:
     inks = np.zeros((1, 2, 4), np.uint8)
     inks[0, 1] = (128, 0, 0, 0)

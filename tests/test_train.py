@@ -16,6 +16,7 @@ from vqcodec import registry, train
 from vqcodec import run as train_run
 from vqcodec.drawings import draw
 from vqcodec.errors import ImageError, ModelError
+from vqcodec.loop import deferred_interrupts
 from vqcodec.objective import prior_loss, proxy_bits, spread_quality
 from vqcodec.prior import Prior
 
@@ -114,7 +115,7 @@ def test_ctrl_c_keeps_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
         with pytest.raises(KeyboardInterrupt):
             train.run(replace(stopped, resume=at[0] == "prior"), press)
-        assert notes[-1] == f"stopped after step {at[1]}"
+        assert notes[-1] == f"stopped after step {at[1]}; --resume goes on"
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     train.run(replace(stopped, resume=True), ignore)
     assert same_weights(straight.output, stopped.output)
@@ -127,6 +128,37 @@ def test_ctrl_c_keeps_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(KeyboardInterrupt):
         train.run(stopped, press_twice)
     assert not list(stopped.output.parent.glob("*.checkpoint"))
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with deferred_interrupts() as asked:
+            signal.raise_signal(signal.SIGINT)
+        assert not asked.is_set() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_resumed_run_knows_what_it_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(record: dict[str, Any]) -> None:
+        if "step" in record:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "LOG_STEPS", 1)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(draw(np.random.default_rng(0), 96)).save(folder / "a.png")
+    begun = options(tmp_path, data=folder, minutes=7.0, prior_share=0.3, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(begun, stop)
+    resumed = train.TrainOptions.resumed(begun.output, minutes=9.0)
+    assert (resumed.data, resumed.resume) == (folder.resolve(), True)
+    assert (resumed.minutes, resumed.prior_share, resumed.seed, resumed.batch) == (9.0, 0.3, 5, 4)
+    with pytest.raises(ModelError, match="resume"):
+        train.TrainOptions.resumed(tmp_path / "other.safetensors")
 
 
 def test_training_goes_on_from_a_weights_file(

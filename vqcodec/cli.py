@@ -5,12 +5,13 @@ Nothing here imports torch or NumPy before a command needs it: `--help` and `inf
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from vqcodec import container, files
+from vqcodec.config import Tuning
 from vqcodec.console import (
     Advance,
     Report,
@@ -137,6 +138,8 @@ def compress(
             progress=advance,
         )
         files.write(job.target, data, force, job.new_folders)
+        if job.source != STREAM and (before := Path(job.source).stat().st_size) < len(data):
+            report.note(job.source, f"the result is larger: {len(data)} bytes, not {before}")
         fields = describe_file(data) | {"quality": found[0]}
         report.done(
             job,
@@ -173,7 +176,7 @@ def decompress(
 
         start = time.perf_counter()
         data = files.read_vqc(job.source)
-        picture = codec.decode(
+        picture = codec.decompress_picture(
             data,
             levels=levels,
             region=box,
@@ -237,55 +240,81 @@ def train(
     data: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DATA_DIR]",
+            metavar="DATA_DIR",
             exists=True,
             file_okay=False,
             help="Pictures; without it, training draws its own.",
         ),
     ] = None,
-    preset: Annotated[str, typer.Option(metavar="NAME", help="Configuration.")] = "photo",
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="photo", help="Configuration.")
+    ] = None,
     tune: Annotated[
-        Literal["psnr", "ssim"] | None,
+        Tuning | None,
         typer.Option(help="What to train for; without it, as the configuration or --init says."),
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="FILE", help="Weights file to write.")
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Weights file to write.")
     ] = Path("weights.safetensors"),
-    minutes: Annotated[float, typer.Option(min=0, callback=finite, help="Time to take.")] = 30,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where OUT stopped.")] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, callback=finite, show_default="30", help="Time to take."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where OUT stopped, as then but for what is given."),
+    ] = False,
     init: Annotated[
         Path | None,
         typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Weights to start from."),
     ] = None,
     prior_share: Annotated[
-        float, typer.Option(min=0, max=1, callback=finite, help="Part of the time for the prior.")
-    ] = 0.4,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of all that is random.")] = 0,
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            show_default="0.4",
+            help="Part of the time for the prior.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of all that is random."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 takes all.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
-    batch: Annotated[int, typer.Option(min=0, metavar="N", help="Crops a step; 0 decides.")] = 0,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", show_default="0", help="Crops a step; 0 decides."),
+    ] = None,
     force: Force = False,
 ) -> None:
-    """Train a model, by default on drawn pictures; the log goes to OUT.jsonl."""
+    """Train a model, by default on drawn pictures; the log goes to OUT.jsonl.
+
+    Ctrl-C ends the step and keeps everything in OUT.checkpoint.
+    """
+    if resume and (preset or tune or init):
+        raise typer.BadParameter("--resume goes on with its model: no --preset, --tune or --init")
     for suffix in ("", ".jsonl", ".checkpoint"):  # hours of another run may lie in these
         files.check_target(f"{output}{suffix}", force or resume)
     from vqcodec import train as training
 
     display = TrainingDisplay()
-    options = training.TrainOptions(
-        data=data,
-        preset=preset,
-        tune=tune,
-        output=output,
-        minutes=minutes,
-        resume=resume,
-        init=init,
-        prior_share=prior_share,
-        seed=seed,
-        threads=threads,
-        device=device,
-        batch=batch,
-    )
+    asked = {
+        "data": data,
+        "preset": preset,
+        "tune": tune,
+        "minutes": minutes,
+        "init": init,
+        "prior_share": prior_share,
+        "seed": seed,
+        "batch": batch,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given |= {"threads": threads, "device": device}
+    kind = training.TrainOptions
+    options = kind.resumed(output, **given) if resume else kind(output, **given)
     with display.bar:
         training.run(options, display)
 

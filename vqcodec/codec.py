@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec import container, image, metrics, registry, windows
+from vqcodec.config import TUNES, Tuning
 from vqcodec.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
 from vqcodec.errors import BitstreamError, ModelError, memory_errors
 from vqcodec.exact_prior import Front, walk
@@ -26,7 +27,7 @@ from vqcodec.tiles import Tile, split
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["compress", "decode", "decompress", "sample", "verify"]
+__all__ = ["compress", "decompress", "decompress_picture", "sample", "verify"]
 
 
 @memory_errors()
@@ -39,7 +40,7 @@ def compress(
     psnr: float | None = None,
     effort: int = 1,
     levels: int | None = None,
-    tune: str | None = None,
+    tune: Tuning | None = None,
     model: str | None = None,
     strip: bool = False,
     check: bool = False,
@@ -82,9 +83,10 @@ def compress(
     goal = set_goal(bpp=bpp, size=size, psnr=psnr)
     if goal and quality is not None:
         raise ValueError(f"quality {quality} and a target of {goal.asked} {goal.unit}: one is free")
-    if tune is not None and (tune not in registry.TUNED or model is not None):
-        raise ValueError(f"tune is one of {', '.join(registry.TUNED)}, instead of a model")
-    model = model or registry.TUNED[tune or "psnr"]
+    if tune is not None and (tune not in TUNES or model is not None):
+        raise ValueError(f"tune is one of {', '.join(TUNES)}, instead of a model")
+    if model is None:
+        model = registry.TUNED[tune or "psnr"]
     quality = 50 if quality is None else quality
     if not 0 <= quality <= 100 or effort not in (0, 1, 2) or (levels is not None and levels < 1):
         raise ValueError(f"quality {quality}, effort {effort} or levels {levels} out of range")
@@ -181,7 +183,7 @@ def decompress(
         ValueError: levels below 1.
     """
     return image.to_pil(
-        decode(
+        decompress_picture(
             data,
             levels=levels,
             region=region,
@@ -195,7 +197,7 @@ def decompress(
 
 
 @memory_errors()
-def decode(
+def decompress_picture(
     data: bytes,
     *,
     levels: int | None = None,
@@ -206,7 +208,11 @@ def decode(
     notes: Callable[[str], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Picture:
-    """`decompress` into plain arrays, without a second copy of a large picture for Pillow."""
+    """`decompress` into plain arrays, without a second copy of a large picture for Pillow.
+
+    Args, Raises:
+        As `decompress`.
+    """
 
     def advance(share: float) -> None:
         if progress:
@@ -231,6 +237,7 @@ def decode(
     if (data_of_alpha := parsed.chunk(ALPHA)) is not None:
         alpha = image.decode_alpha(data_of_alpha, parsed.width, parsed.height)
         alpha = alpha[box.top : box.bottom, box.left : box.right]
+        alpha = None if (alpha == 255).all() else alpha  # a part may be opaque where others are not
     if parsed.grey:
         rgb = np.repeat(_luma(rgb)[..., None], 3, axis=2)
     return Picture(
@@ -354,7 +361,7 @@ def _hit(
 
     def measure(data: bytes) -> float:
         if goal.unit == "dB":
-            return metrics.psnr_db(source.rgb, decode(data, model=model).rgb)
+            return metrics.psnr_db(source.rgb, decompress_picture(data, model=model).rgb)
         return 8 * len(data) / (source.width * source.height) if goal.unit == "bpp" else len(data)
 
     best = reach(goal, attempt, measure)

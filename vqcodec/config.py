@@ -3,12 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
-__all__ = ["PRESETS", "RATE_BINS", "TUNES", "Level", "ModelConfig", "PriorConfig"]
+__all__ = ["PRESETS", "RATE_BINS", "TUNES", "Level", "ModelConfig", "PriorConfig", "Tuning"]
 
 MAX_LEVELS = 64
-TUNES = ("psnr", "ssim")
+Tuning = Literal["psnr", "ssim"]
+TUNES: tuple[Tuning, ...] = get_args(Tuning)
 RATE_BINS = 16  # ranges of quality that have index statistics of their own
 
 
@@ -67,7 +68,7 @@ class ModelConfig:
     encoder: tuple[int, int] = (128, 2)
     decoder: tuple[tuple[int, int], ...] = ((256, 2), (128, 2), (64, 2))
     lambdas: tuple[float, ...] = (0.3, 0.019, 0.0002)
-    tune: str = "psnr"
+    tune: Tuning = "psnr"
 
     def __post_init__(self) -> None:
         strides = [level.stride for level in self.levels]

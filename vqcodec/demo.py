@@ -57,17 +57,17 @@ def demo(
         start = time.perf_counter()
         data = codec.compress(source, quality)
         middle = time.perf_counter()
-        decoded = codec.decompress(data)
+        decoded = codec.decompress_picture(data)
         end = time.perf_counter()
         path = folder / f"q{quality:g}.vqc"
-        png = image.write_picture(image.from_pil(decoded), ".png")
+        png = image.write_picture(decoded, ".png")
         files.write(str(path), data, force)
         files.write(str(path.with_suffix(".png")), png, force)
         yield Trial(
             quality=quality,
             num_bytes=len(data),
             bpp=8 * len(data) / (source.width * source.height),
-            psnr_db=psnr_db(reference, np.asarray(decoded.convert("RGB"))),
+            psnr_db=psnr_db(reference, decoded.rgb),
             encode_seconds=middle - start,
             decode_seconds=end - middle,
             path=path,

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 from PIL import Image
 
 from vqcodec import codec, image, registry
@@ -212,7 +211,7 @@ def _entrants(options: Options) -> list[Entrant]:
         return codec.compress(picture, quality, effort=options.effort, model=options.model)
 
     def decode(data: bytes) -> UInt8:
-        return np.asarray(codec.decompress(data, model=options.model))
+        return codec.decompress_picture(data, model=options.model).rgb
 
     registry.load(options.model)  # an unknown model is an error of the run, not of each picture
     entrants = [Entrant(OURS, options.qualities, encode, decode)]

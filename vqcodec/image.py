@@ -165,8 +165,10 @@ def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
     notes += more_notes
     if image.mode in ("CMYK", "LAB"):
         icc = None  # it described the samples before the conversion
-    elif icc and colour.ndim == 3 and icc[16:20] != b"RGB ":
-        notes.append(f"colour profile left out: it is for {icc[16:20].decode('latin-1').strip()}")
+    elif icc and not strip and colour.ndim == 3 and icc[16:20] != b"RGB ":
+        space = icc[16:20].decode("latin-1").strip()
+        known = space.isascii() and space.isalnum()
+        notes.append(f"colour profile left out: it is {f'for {space}' if known else 'damaged'}")
         icc = None
     colour = samples.orient(colour, orientation)
     if alpha is not None:
@@ -224,45 +226,47 @@ def write_picture(picture: Picture, path_format: str) -> bytes:
         raise ImageError(f"{kind} cannot hold the picture's transparency; write PNG instead")
     if (side := max(picture.width, picture.height)) > _MAX_SIDES.get(kind, side):
         raise ImageError(f"{kind} cannot hold a side of {side} pixels; write PNG instead")
-    image = to_pil(picture)
-    with _pillow(f"cannot write {kind}", MAX_PIXELS):  # which parses EXIF data for some
-        options = _metadata_options(picture, kind) | _OPTIONS.get(kind, {})
-        if kind == "TIFF" and samples.SUB_DIRECTORIES & set(image.getexif()):
-            del options["compression"]  # with it, Pillow cannot write these
-    return _saved(image, kind, **options)
+    options = _metadata_options(picture, kind) | _OPTIONS.get(kind, {})
+    if kind == "TIFF" and picture.exif:
+        # Compressed, it is written by libtiff, which fails on camera settings, and crashes on tags
+        # that were made to.
+        del options["compression"]
+    return _saved(to_pil(picture), kind, **options)
 
 
 def left_out(picture: Picture, path_format: str) -> str | None:
-    """What `write_picture` has no place for, in a sentence; None if it writes everything."""
+    """Which of ICC, EXIF and XMP `write_picture` has no place for, in a sentence; None if none."""
     kind = _FORMATS.get(path_format.rpartition(".")[2].lower())
     parts = [("ICC", picture.icc), ("EXIF", picture.exif), ("XMP", picture.xmp)]
-    lost = [name for name, part in parts if part]
-    return f"{kind} has no place for {', '.join(lost)}" if lost and kind in _NO_METADATA else None
+    lost = [name for name, part in parts if part and kind in _NO_METADATA]
+    if kind == "WEBP" and _for_grey(picture.icc):
+        lost = ["grey, nor for its ICC profile"]
+    return f"{kind} has no place for {', '.join(lost)}" if lost else None
+
+
+def _for_grey(icc: bytes | None) -> bool:
+    return icc is not None and icc[16:20] == b"GRAY"
 
 
 def _metadata_options(picture: Picture, kind: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if kind in _NO_METADATA:
         return options
-    # WebP has no grey: a profile for grey would not fit its samples.
-    if picture.icc and not (kind == "WEBP" and picture.icc[16:20] == b"GRAY"):
+    if picture.icc and not (kind == "WEBP" and _for_grey(picture.icc)):  # WebP has no grey
         options["icc_profile"] = picture.icc
+    if kind == "TIFF":  # one directory holds both, and what TIFF says of the samples
+        tags = samples.descriptive_exif(picture.exif)
+        if picture.xmp:
+            tags[700] = picture.xmp
+        return options | ({"exif": tags} if len(tags) else {})
     if picture.exif:
         options["exif"] = b"Exif\0\0" + picture.exif
-    return options | _xmp_options(picture, kind) if picture.xmp else options
-
-
-def _xmp_options(picture: Picture, kind: str) -> dict[str, Any]:
-    if kind == "PNG":
-        text = PngImagePlugin.PngInfo()
-        text.add_itxt("XML:com.adobe.xmp", (picture.xmp or b"").decode("utf-8", "replace"))
-        return {"pnginfo": text}
-    if kind == "TIFF":  # one directory holds both
-        exif = Image.Exif()
-        exif.load(b"Exif\0\0" + picture.exif if picture.exif else b"")
-        exif[700] = picture.xmp
-        return {"exif": exif}
-    return {"xmp": picture.xmp}
+    if picture.xmp and kind == "PNG":
+        options["pnginfo"] = text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", picture.xmp.decode("utf-8", "replace"))
+    elif picture.xmp:
+        options["xmp"] = picture.xmp
+    return options
 
 
 def pad(array: UInt8Array, multiple: int) -> UInt8Array:

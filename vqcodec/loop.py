@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-__all__ = ["Loop", "Meter", "deferred_interrupts"]
+__all__ = ["Loop", "Meter", "Record", "deferred_interrupts"]
 
 Record = dict[str, Any]
 
@@ -105,10 +105,12 @@ def deferred_interrupts() -> Iterator[Event]:
             raise KeyboardInterrupt
         asked.set()
 
-    if current_thread() is not main_thread():  # which alone may say what signals do
+    before = signal.getsignal(signal.SIGINT)
+    # Only the main thread may say what signals do; and who ignores Ctrl-C goes on ignoring it.
+    if current_thread() is not main_thread() or before in (signal.SIG_IGN, None):
         yield asked
         return
-    before = signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, ask)
     try:
         yield asked
     finally:

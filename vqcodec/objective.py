@@ -72,8 +72,8 @@ class AutoencoderObjective:
         pixels = x.shape[2] * x.shape[3]
         each = torch.ones(1, 1, 1) if weights is None else weights
         loss = distortion(picture, x, weights) / pixels
-        commitment = (latent - quantized.latent).square().sum(1)
-        commitment = (commitment * each).flatten(1).sum(1) / pixels
+        left = (latent - quantized.latent).square().sum(1)  # (B, h, w)
+        commitment = (left * each).flatten(1).sum(1) / pixels
         proxy = proxy_bits(latent, lambdas[:, None, None] / each) / pixels
         bpp = quantized.bits / pixels
         bins = rate_bins(quality)
@@ -82,7 +82,8 @@ class AutoencoderObjective:
         rate = lambdas * self.bits_per_proxy[bins] * proxy
         total = (loss + COMMITMENT * commitment + rate) / loss.detach().clamp(min=1e-5)
         squares = (picture.detach() - x).square().flatten(1).mean(1)
-        parts = {"mse": squares, "bpp": bpp, "commit": commitment.detach() / 3}
+        parts = {"mse": squares, "bpp": bpp}
+        parts["commit"] = left.detach().flatten(1).sum(1) / (3 * pixels)
         return total.mean(), parts
 
 

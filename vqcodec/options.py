@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from vqcodec import __version__, container, files
+from vqcodec.config import Tuning
 from vqcodec.console import Report
 from vqcodec.files import STREAM, Job
 
@@ -144,14 +145,19 @@ Psnr = Annotated[
     typer.Option(metavar="DB", callback=positive, help="Instead of -q: the smallest that has it."),
 ]
 Tune = Annotated[
-    Literal["psnr", "ssim"] | None,
+    Tuning | None,
     typer.Option(
         show_default="psnr", help="Shipped model: least squared error, or as eyes see (MS-SSIM)."
     ),
 ]
 ModelOrTune = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="A shipped model or a weights file."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        show_default="photo",
+        help="A shipped model or a weights file, instead of --tune.",
+    ),
 ]
 ModelName = Annotated[str, typer.Option(metavar="NAME", help="A shipped model or a weights file.")]
 Weights = Annotated[

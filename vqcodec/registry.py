@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from vqcodec.config import RATE_BINS, ModelConfig
+from vqcodec.config import RATE_BINS, ModelConfig, Tuning
 from vqcodec.errors import ModelError
 
 if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
 __all__ = ["TUNED", "Model", "ModelCard", "find", "load", "models", "name_of", "save"]
 
 PACKAGE = Path(__file__).parent
-TUNED = {"psnr": "photo", "ssim": "photo-ssim"}  # the shipped model for each tune
+# The shipped model for each tune.
+TUNED: dict[Tuning, str] = {"psnr": "photo", "ssim": "photo-ssim"}
 FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")  # in a wheel; in a checkout
 
 # Kept at full precision: everything after them relies on their being orthonormal.

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 
 from vqcodec.autoencoder import Autoencoder
 from vqcodec.checkpoint import Checkpoint, Saved
-from vqcodec.config import ModelConfig
+from vqcodec.config import ModelConfig, Tuning
 from vqcodec.data import CropSource
-from vqcodec.loop import Loop
+from vqcodec.loop import Loop, Record
 from vqcodec.prior import Prior
 from vqcodec.quantizer import Quantizer
 
-__all__ = ["Keeper", "Record", "Report", "Run", "TrainOptions"]
+__all__ = ["Keeper", "Report", "Run", "TrainOptions", "checkpoint_of"]
 
-Record = dict[str, Any]
 Report = Callable[[Record], None]
 
 CHECKPOINT_MINUTES = 2.0
@@ -31,11 +30,11 @@ class TrainOptions:
     Args:
         data: folder of pictures; None draws its own.
         preset: name of a configuration (`config.PRESETS`); ignored with `init` and `resume`.
-        tune: `psnr` or `ssim`; None leaves what the configuration says. Ignored with `resume`.
+        tune: None leaves what the configuration says; ignored with `resume`.
         output: weights file to write; beside it `.jsonl` (log) and `.checkpoint`.
         minutes: of training, start-up not counted.
         prior_share: part of the minutes that goes to the prior, 0..1.
-        resume: go on from the checkpoint beside `output`.
+        resume: go on from the checkpoint beside `output`; `resumed` gives the options to it.
         init: weights file to start from.
         steps: train for so many steps instead of minutes (exactly repeatable; for tests).
         threads: of torch; 0 leaves the default.
@@ -46,7 +45,7 @@ class TrainOptions:
     output: Path
     data: Path | None = None
     preset: str = "photo"
-    tune: str | None = None
+    tune: Tuning | None = None
     minutes: float = 30.0
     prior_share: float = 0.4
     resume: bool = False
@@ -58,6 +57,28 @@ class TrainOptions:
     device: str = "auto"
     batch: int = 0
     crop: int = 192
+
+    @classmethod
+    def resumed(cls, output: Path, **changes: Any) -> "TrainOptions":
+        """What a run that was stopped had been asked for, but for `changes`.
+
+        Raises:
+            ModelError: there is no checkpoint beside `output`, or it is damaged.
+        """
+        kept = checkpoint_of(output).load().meta["options"]
+        if kept["data"]:
+            kept["data"] = Path(kept["data"])
+        return cls(output, resume=True, **(kept | changes))
+
+    def kept(self) -> dict[str, Any]:
+        """What a checkpoint tells `resumed`."""
+        names = ("minutes", "prior_share", "seed", "batch")
+        data = str(self.data.resolve()) if self.data else None
+        return {"data": data, **{name: getattr(self, name) for name in names}}
+
+
+def checkpoint_of(output: Path) -> Checkpoint:
+    return Checkpoint(output.with_name(output.name + ".checkpoint"))
 
 
 @dataclass
@@ -124,7 +145,8 @@ class Keeper:
         if self.state.interrupted.is_set():
             self._write()
             step = self.loop.step + 1
-            self.state.report({"phase": self.loop.name, "note": f"stopped after step {step}"})
+            note = f"stopped after step {step}; --resume goes on"
+            self.state.report({"phase": self.loop.name, "note": note})
             raise KeyboardInterrupt
         if self.loop.elapsed - self.saved_at > 60 * CHECKPOINT_MINUTES:
             self._write()
@@ -134,6 +156,7 @@ class Keeper:
         self.saved_at = loop.elapsed
         meta = {
             "config": state.config.to_json(),
+            "options": state.options.kept(),
             "phase": loop.name,
             "step": loop.step + 1,  # the loop has not counted the step yet
             "elapsed": loop.elapsed,

@@ -15,14 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["SUB_DIRECTORIES", "UInt8Array", "convert", "metadata", "orient", "raw_mode"]
+__all__ = ["UInt8Array", "convert", "descriptive_exif", "metadata", "orient", "raw_mode"]
 
 UInt8Array = NDArray[np.uint8]
 
 _ORIENTATION: Final = 0x0112  # EXIF tag
+_INTEROPERABILITY: Final = 0xA005
 _PHOTOMETRIC: Final = 0x0106  # TIFF tag
+_SAMPLE_FORMAT: Final = 0x0153
+# libtiff gives these in the machine's order of bytes, and Pillow swaps them.
+_SWAPPED: Final = ("I;16BS", "I;32BS", "F;32BF")
 _EXIF_PREFIX: Final = b"Exif\0\0"
-SUB_DIRECTORIES: Final = frozenset({0x8769, 0x8825})  # camera settings, position
+_SUB_DIRECTORIES: Final = (0x8769, 0x8825)  # camera settings, position
 # What a TIFF file says about the picture and not about its own strips of bytes: description, make,
 # model, resolution (3 tags), software, date, artist, copyright.
 _DESCRIPTIVE: Final = (0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298)
@@ -37,8 +41,11 @@ def raw_mode(image: Image.Image) -> str:
     tiles = getattr(image, "tile", None)
     if not tiles:
         return ""
-    arguments = tiles[0][3]
+    decoder, *_, arguments = tiles[0]
     name = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    signed = 2 in (getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT) or ())
+    if decoder == "libtiff" and name in _SWAPPED or signed and image.mode not in ("I", "F"):
+        raise ValueError(f"TIFF samples of this kind ({name}) are read wrongly by Pillow")
     # Pillow scales any 9- to 16-bit PGM to the full 16 bits when it loads it, a PPM to 8.
     deep = image.format == "PPM" and isinstance(arguments, tuple) and arguments[-1] > 255
     return f"{image.mode};16" if deep or (image.format, image.mode) == ("PPM", "I") else name
@@ -64,7 +71,7 @@ def convert(
         return samples, _keyed_alpha(np.asarray(image), image, 1), [note] if note else []
     if image.mode == "CMYK":
         samples, note = _cmyk_to_rgb(image, icc)
-        return samples, None, [note]
+        return samples, None, [*notes, note]
     if image.mode in ("LAB", "HSV", "YCbCr"):
         notes.append(f"{image.mode} converted to RGB")
     return (*_convert_8_bit(image, raw, icc), notes)
@@ -209,25 +216,44 @@ def metadata(
         xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
     try:
         orientation = int(image.getexif().get(_ORIENTATION, orientation))  # EXIF takes precedence
-        exif = image.info.get("exif") or _descriptive_exif(image)
+        orientation = orientation if 1 <= orientation <= 8 else 1
+        own = _descriptive(image.getexif())
+        exif = image.info.get("exif") or (own.tobytes() if len(own) else None)
         exif = _set_upright(exif.removeprefix(_EXIF_PREFIX), orientation) if exif else None
     except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
         exif = None
         notes.append("damaged EXIF data left out")
     keep = [part if isinstance(part, bytes) and part else None for part in (icc, exif, xmp)]
-    return keep[0], keep[1], keep[2], orientation if 1 <= orientation <= 8 else 1, notes
+    return keep[0], keep[1], keep[2], orientation, notes
 
 
-def _descriptive_exif(image: Image.Image) -> bytes | None:
-    """EXIF data of a file that spreads it over its own directory, as TIFF does."""
-    own, wanted = image.getexif(), Image.Exif()
+def descriptive_exif(exif: bytes | None) -> Image.Exif:
+    """The part of EXIF data (a bare TIFF structure) that is about the picture as a whole.
+
+    What else a directory may say would contradict the samples of a TIFF file that it is written
+    into. Nothing where it is damaged.
+    """
+    whole, part = Image.Exif(), Image.Exif()
+    try:
+        whole.load(_EXIF_PREFIX + exif if exif else b"")
+        # Through bytes, which fails where values are of other types than their tags have; and only
+        # of what was read can directories be written.
+        part.load(_descriptive(whole).tobytes())
+        return part
+    except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
+        return Image.Exif()
+
+
+def _descriptive(own: Image.Exif) -> Image.Exif:
+    wanted = Image.Exif()
     for tag in _DESCRIPTIVE:
         if tag in own:
             wanted[tag] = own[tag]
-    for directory in sorted(SUB_DIRECTORIES):
-        if fields := own.get_ifd(directory):
-            wanted[directory] = dict(fields)
-    return wanted.tobytes() if len(wanted) else None
+    for directory in _SUB_DIRECTORIES:
+        # Without the offset of the directory for interoperability, which would point nowhere.
+        if fields := {t: v for t, v in own.get_ifd(directory).items() if t != _INTEROPERABILITY}:
+            wanted[directory] = fields
+    return wanted
 
 
 def _set_upright(tiff: bytes, orientation: int) -> bytes:
@@ -244,7 +270,7 @@ def _set_upright(tiff: bytes, orientation: int) -> bytes:
         (tag,) = struct.unpack_from(f"{order}H", tiff, entry)
         if tag == _ORIENTATION:  # type 3 (16-bit), one value, value 1, filler
             struct.pack_into(f"{order}HIHH", patched, entry + 2, 3, 1, 1, 0)
-    if orientation != 1:
+    if orientation != 1 and len(patched) >= start + 6 + 12 * count:
         struct.pack_into(f"{order}I", patched, start + 2 + 12 * count, 0)  # no next directory
     return bytes(patched)
 

@@ -19,12 +19,12 @@ from vqcodec.data import CropSource, drawn_pictures, load_folder
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
-from vqcodec.loop import Loop, Meter, deferred_interrupts
+from vqcodec.loop import Loop, Meter, Record, deferred_interrupts
 from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
 from vqcodec.perception import weights_for
 from vqcodec.probe import probe
 from vqcodec.quantizer import TRAINING_BEAM
-from vqcodec.run import Keeper, Record, Report, Run, TrainOptions
+from vqcodec.run import Keeper, Report, Run, TrainOptions, checkpoint_of
 
 __all__ = ["TrainOptions", "run"]
 
@@ -49,6 +49,8 @@ def run(options: TrainOptions, report: Report) -> None:
     if options.device == "cpu":
         _run(options, report)
         return
+    # Variances are small differences of convolutions, which 10 bits of mantissa do not tell.
+    torch.backends.cudnn.allow_tf32 = False
     with torch.device(options.device):  # of every tensor that training makes
         _run(options, report)
 
@@ -72,7 +74,7 @@ def _settled(options: TrainOptions) -> TrainOptions:
 def _run(options: TrainOptions, report: Report) -> None:
     torch.manual_seed(options.seed)
     log_path = options.output.with_name(options.output.name + ".jsonl")
-    checkpoint = Checkpoint(options.output.with_name(options.output.name + ".checkpoint"))
+    checkpoint = checkpoint_of(options.output)
     source = registry.Model(options.init) if options.init else None
     saved = checkpoint.load() if options.resume else None
     config = _config(options, source, saved)
@@ -283,7 +285,8 @@ def _save(state: Run) -> None:
     name = state.options.output.stem
     source = "procedural drawings" if state.options.data is None else f"{state.options.data.name}/"
     training = {
-        "note": f"{state.config.name}, trained on {source}, {state.options.minutes:g} minutes",
+        "note": f"{state.config.name}, trained on {source}, {state.options.minutes:g} minutes"
+        + (", for MS-SSIM" if state.config.tune == "ssim" else ""),
         "results": state.results,
     }
     config = replace(state.config, name=name)
