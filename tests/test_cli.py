@@ -17,6 +17,7 @@ import vqcodec
 from vqcodec import console, container, files, image
 from vqcodec.cli import app
 from vqcodec.errors import CorruptChunk, ModelError, RegionError, TargetError
+from vqcodec.options import ANY_PICTURE, PER_PIXEL
 
 
 class FakeCodec(types.ModuleType):
@@ -131,6 +132,16 @@ def test_tune_reaches_the_codec_and_excludes_a_model(codec: FakeCodec) -> None:
     assert refused.exit_code == 2 and "exclude one another" in refused.stderr
     assert run("compress", "a.png", "--tune", "vmaf").exit_code == 2
     assert len(codec.calls) == 1
+
+
+def test_a_memory_limit_is_one_of_pixels(codec: FakeCodec) -> None:
+    line = "--max-memory 1.5GB --max-pixels"
+    assert run("compress", picture("a.png"), *line.split(), "99000000").exit_code == 0
+    assert codec.calls[-1]["max_pixels"] == (1_500_000_000 - ANY_PICTURE) // PER_PIXEL
+    assert run("decompress", "a.vqc", "-o", "b.png", *line.split(), "77").exit_code == 0
+    assert codec.calls[-1]["max_pixels"] == 77
+    refused = run("compress", "a.png", "-f", "--max-memory", "500MB")
+    assert refused.exit_code == 2 and "any picture takes" in refused.stderr
 
 
 def test_a_result_larger_than_its_source_is_told(codec: FakeCodec) -> None:
@@ -412,7 +423,7 @@ def test_strange_names_stay_on_one_line() -> None:
         "compress a.png --size 0.5",
         "compress a.png --size -5",
         "compress a.png --size kB",
-        "compress a.png --size 20GB",
+        "compress a.png --size 20TB",
         "compress a.png --size 1e3",
         "compress a.png --size 9999999999999999",
         "compress a.png -",

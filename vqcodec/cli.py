@@ -30,6 +30,7 @@ from vqcodec.options import (
     Inputs,
     Json,
     Levels,
+    MaxMemory,
     MaxPixels,
     ModelName,
     ModelOrTune,
@@ -49,6 +50,7 @@ from vqcodec.options import (
     parse_region,
     parse_size,
     picture_suffix,
+    pixel_limit,
     plan_jobs,
     print_version,
 )
@@ -102,6 +104,7 @@ def compress(
         bool, typer.Option("--verify/--no-verify", help="Decode each file before it is written.")
     ] = True,
     max_pixels: MaxPixels = container.MAX_PIXELS,
+    max_memory: MaxMemory = None,
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
@@ -112,6 +115,7 @@ def compress(
     """
     one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
     one_of(tune=tune, model=model)
+    limit = pixel_limit(max_pixels, max_memory)
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
 
@@ -132,7 +136,7 @@ def compress(
             model=model,
             strip=strip,
             check=check,
-            max_pixels=max_pixels,
+            max_pixels=limit,
             notes=lambda text: report.note(job.source, text),
             found=found.append,
             progress=advance,
@@ -162,12 +166,14 @@ def decompress(
     ] = False,
     model: Weights = None,
     max_pixels: MaxPixels = container.MAX_PIXELS,
+    max_memory: MaxMemory = None,
     force: Force = False,
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
     """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
     suffix, box = picture_suffix(output), parse_region(region) if region is not None else None
+    limit = pixel_limit(max_pixels, max_memory)
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
 
@@ -182,7 +188,7 @@ def decompress(
             region=box,
             partial=partial,
             model=model,
-            max_pixels=max_pixels,
+            max_pixels=limit,
             notes=lambda text: report.note(job.source, text),
             progress=advance,
         )
@@ -193,7 +199,7 @@ def decompress(
         report.done(
             job,
             f"{picture.width} x {picture.height}",
-            **describe_file(data, max_pixels),
+            **describe_file(data, limit),
             output_bytes=len(written),
             seconds=round(time.perf_counter() - start, 3),
         )

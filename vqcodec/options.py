@@ -21,6 +21,7 @@ __all__ = [
     "Inputs",
     "Json",
     "Levels",
+    "MaxMemory",
     "MaxPixels",
     "ModelName",
     "ModelOrTune",
@@ -41,15 +42,20 @@ __all__ = [
     "parse_region",
     "parse_size",
     "picture_suffix",
+    "pixel_limit",
     "plan_jobs",
     "print_version",
 ]
 
+# Peak memory of compress and decompress, measured with the shipped models on RGB and RGBA pictures
+# of 0.1 to 100 megapixels: at most this much for networks and a tile, and this much a pixel.
+ANY_PICTURE, PER_PIXEL = 900_000_000, 11  # bytes
 
 UNITS = {
     **{"": 1, "b": 1},
     **{"k": 1000, "kb": 1000, "kib": 1024},
     **{"m": 1000**2, "mb": 1000**2, "mib": 1024**2},
+    **{"g": 1000**3, "gb": 1000**3, "gib": 1024**3},
 }
 
 
@@ -70,7 +76,7 @@ def parse_bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([a-z]*)", text.strip().lower())
     factor = UNITS.get(match[2]) if match else None
     if match is None or factor is None:
-        raise typer.BadParameter(f"{text!r} is not a size, as in 20000, 20kB, 1.5MB or 64KiB")
+        raise typer.BadParameter(f"{text!r} is not a size, as in 20000, 20kB, 64KiB or 1.5GB")
     if not (num_bytes := int(Decimal(match[1]) * factor)):
         raise typer.BadParameter(f"{text!r} is less than a byte")
     return num_bytes
@@ -108,6 +114,15 @@ Levels = Annotated[
 MaxPixels = Annotated[
     int,
     typer.Option("--max-pixels", min=1, metavar="N", help="Refuse pictures of more pixels."),
+]
+MaxMemory = Annotated[
+    int | None,
+    typer.Option(
+        "--max-memory",
+        metavar="BYTES",
+        parser=parse_bytes,
+        help="Refuse pictures that may take more, as estimated; 800MB, 2GB.",
+    ),
 ]
 Effort = Annotated[int, typer.Option(min=0, max=2, help="0 is faster, 2 smaller.")]
 Quality = Annotated[
@@ -164,6 +179,15 @@ Weights = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help="Weights, where the shipped ones do not fit."),
 ]
+
+
+def pixel_limit(max_pixels: int, max_memory: int | None) -> int:
+    """Pixels that a picture may have by both limits."""
+    if max_memory is None:
+        return max_pixels
+    if (pixels := (max_memory - ANY_PICTURE) // PER_PIXEL) < 1:
+        raise typer.BadParameter(f"any picture takes {ANY_PICTURE // 10**6} MB")
+    return min(max_pixels, pixels)
 
 
 def plan_jobs(
