@@ -35,14 +35,15 @@ from pathlib import Path
 from vqcodec import grids
 for path in map(Path, sys.argv[1:]):
     weights = path.with_name("tiny.safetensors")
-    model = str(weights) if path.stem.startswith("tiny") else "photo"
+    model = str(weights) if path.stem.startswith("tiny") else path.stem.rpartition("-q")[0]
     found = grids.read_grids(path.read_bytes(), model=model).grids
     print(path.stem, sha256(b"".join(g.astype("<i4").tobytes() for g in found)).hexdigest())
 """
 
 
 def model_of(name: str) -> str:
-    return str(GOLDEN / "v0" / "tiny.safetensors") if name.startswith("tiny") else "photo"
+    weights = str(GOLDEN / "v0" / "tiny.safetensors")
+    return weights if name.startswith("tiny") else name.rpartition("-q")[0]
 
 
 def expected(name: str) -> str:
@@ -51,7 +52,8 @@ def expected(name: str) -> str:
 
 
 def test_there_are_golden_files() -> None:
-    assert NAMES == ["photo-q10", "photo-q50", "photo-q90", "tiny", "tiny-tiles"]
+    photos = ["photo-q10", "photo-q50", "photo-q90", "photo-ssim-q50"]
+    assert [*photos, "tiny", "tiny-tiles"] == NAMES
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map("=".join, s.items())))

@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from vqcodec import registry
+from vqcodec.config import TUNES, Tuning
 from vqcodec.errors import ModelError
 
 
@@ -67,7 +68,12 @@ def test_weights_without_a_tensor_are_refused(
 
 def test_shipped_models_fit_their_budget() -> None:
     cards = registry.models()
-    assert "photo" in [card.name for card in cards]
+    assert {card.name for card in cards} == set(registry.TUNED.values())
     for card in cards:
         assert card.num_bytes <= 32 * 2**20
         assert registry.name_of(bytes.fromhex(card.model_id)) == card.name
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_every_tune_has_a_model_that_is_tuned_so(tune: Tuning) -> None:
+    assert registry.load(registry.TUNED[tune]).config.tune == tune

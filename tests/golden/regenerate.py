@@ -1,4 +1,4 @@
-"""Make the golden files anew: `python tests/golden/regenerate.py [tiny|photo|all]`.
+"""Make the golden files anew: `python tests/golden/regenerate.py [tiny|photo|photo-ssim]`, or all.
 
 Only for as long as the format is version 0. From 1.0 on golden files are never made again: a change
 that breaks one is a new format version.
@@ -78,13 +78,14 @@ def write_bad() -> None:
 
 
 def main(what: str) -> None:
-    if what != "photo":
+    if what in ("tiny", "all"):
         tiny_weights()
         write("tiny", str(HERE / "tiny.safetensors"), (53, 38), 70)
         write("tiny-tiles", str(HERE / "tiny.safetensors"), (1043, 17), 70)
         write_bad()
-    for quality in (10, 50, 90) if what != "tiny" else ():
-        write(f"photo-q{quality}", "photo", (150, 100), quality)
+    for model, qualities in (("photo", (10, 50, 90)), ("photo-ssim", (50,))):
+        for quality in qualities if what in (model, "all") else ():
+            write(f"{model}-q{quality}", model, (150, 100), quality)
 
 
 if __name__ == "__main__":
