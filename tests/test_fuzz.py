@@ -1,6 +1,6 @@
 """Damaged and hostile files: one of our errors or the right result, soon and in little memory.
 
-VQCODEC_FUZZ_CASES (default 4000, about half a minute) says how many `.vqc` files are damaged; the
+VQCODEC_FUZZ_CASES (default 10000, about a minute) says how many `.vqc` files are damaged; the
 other tests take a share of that. All damage is drawn from seeds, so a failure names its case and
 comes again. tests/fuzz/decode.py looks for cases without end.
 """
@@ -28,7 +28,7 @@ from vqcodec.container import Container, Part
 from vqcodec.drawings import draw
 from vqcodec.errors import CorruptChunk, ImageError, ModelError, VqcodecError
 
-CASES = int(os.environ.get("VQCODEC_FUZZ_CASES", "4000"))
+CASES = int(os.environ.get("VQCODEC_FUZZ_CASES", "10000"))
 SLOW = 2.0  # seconds of CPU
 MORE_MEMORY = 300 * 10**6  # bytes
 EXTREME = (0, 1, 2, 127, 128, 1024, 1025, 22000, 2**24 - 1, 2**24, 2**24 + 1, 2**31, 2**32 - 1)

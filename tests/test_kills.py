@@ -21,6 +21,7 @@ from vqcodec import codec, train
 from vqcodec.drawings import draw
 
 KILLS = int(os.environ.get("VQCODEC_KILLS", "2"))
+STEPS = 20 * KILLS
 
 TRAIN = """
 import sys
@@ -31,12 +32,9 @@ from vqcodec import run, train
 run.CHECKPOINT_MINUTES = 0.0
 output = Path(sys.argv[2])
 resume = output.with_name(output.name + ".checkpoint").exists()
-train.run(
-    train.TrainOptions(
-        output=output, config=TINY["vq-vae-2"], steps=40, batch=4, crop=64, resume=resume
-    ),
-    lambda record: None,
-)
+config, steps = TINY["vq-vae-2"], int(sys.argv[3])
+options = train.TrainOptions(output, config=config, steps=steps, batch=4, crop=64, resume=resume)
+train.run(options, lambda record: None)
 """
 
 
@@ -57,6 +55,21 @@ def killed(words: list[str], after: float) -> bool:
             process.wait(after)
         except subprocess.TimeoutExpired:
             process.kill()
+        return process.wait() != 0
+
+
+def killed_in_training(words: list[str], checkpoint: Path, after: float) -> bool:
+    """The same, some seconds after the first step that it keeps."""
+
+    def kept() -> int:
+        return checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+
+    before = kept()
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and kept() == before:
+            time.sleep(0.005)
+        time.sleep(after)
+        process.kill()
         return process.wait() != 0
 
 
@@ -89,13 +102,15 @@ def test_an_output_is_the_old_one_or_the_new_one(tmp_path: Path, model: Path, wh
 def test_training_goes_on_after_any_kill(tmp_path: Path) -> None:
     stopped, straight = tmp_path / "a.safetensors", tmp_path / "b" / "a.safetensors"
     straight.parent.mkdir()
-    words = command("-c", TRAIN, Path(__file__).parent, stopped)
+    words = command("-c", TRAIN, Path(__file__).parent, stopped, STEPS)
+    checkpoint = stopped.with_name(stopped.name + ".checkpoint")
     rng, kills = random.Random(0), 0
     while kills < KILLS and not stopped.exists():
-        kills += killed(words, rng.uniform(3, 8))
+        kills += killed_in_training(words, checkpoint, rng.uniform(0, 0.3))
     print(f"{kills} of {KILLS} were killed")
+    assert kills
     if not stopped.exists():
         took(words)
-    options = train.TrainOptions(output=straight, config=TINY["vq-vae-2"], steps=40)
+    options = train.TrainOptions(output=straight, config=TINY["vq-vae-2"], steps=STEPS)
     train.run(replace(options, batch=4, crop=64), ignore)
     assert same_weights(stopped, straight)

@@ -181,10 +181,11 @@ def test_only_needed_tiles_are_read(
     assert len(needed) < len(everything)
     assert windows.needed(model, *size, Tile(0, 0, 0, *size)) == set(range(len(everything)))
     grids = random_grids(model, *size)
-    want = decode_tiles(model, grids, size, tile)
+    inside = slice(tile.top, tile.bottom), slice(tile.left, tile.right)
+    want = decode_tiles(model, grids, size, tile)[inside]
     for other in everything:
         if other.number not in needed:
             for grid, spec in zip(grids, config.levels, strict=True):
                 rows = slice(other.top // spec.stride, other.bottom // spec.stride)
                 grid[rows, other.left // spec.stride : other.right // spec.stride] = 0
-    np.testing.assert_array_equal(decode_tiles(model, grids, size, tile), want)
+    np.testing.assert_array_equal(decode_tiles(model, grids, size, tile)[inside], want)

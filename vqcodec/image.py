@@ -43,6 +43,7 @@ MAX_PIXELS: Final = 500_000_000
 _MAX_SIDE: Final = 2**24  # as in container.py
 _MAX_METADATA_BYTES: Final = 2**26  # as in container.py
 _MAX_WEBP_SIDE: Final = 16383
+_MAX_WEBP_PIXELS: Final = 2**22  # of an opacity plane: its decoder takes 20 bytes each
 _MAX_SIDES: Final = {"JPEG": 65500, "WEBP": _MAX_WEBP_SIDE}  # of a picture file
 
 _VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
@@ -289,7 +290,8 @@ def encode_alpha(alpha: UInt8Array) -> bytes:
     plane = Image.fromarray(alpha)
     bilevel = bool(((alpha == 0) | (alpha == 255)).all())
     files = [_saved(plane.convert("1") if bilevel else plane, "PNG", optimize=True)]
-    if max(plane.size) <= _MAX_WEBP_SIDE and features.check("webp"):
+    small = max(plane.size) <= _MAX_WEBP_SIDE and alpha.size <= _MAX_WEBP_PIXELS
+    if small and features.check("webp"):
         files.append(_saved(plane, "WEBP", lossless=True))
     return min(files, key=len)
 

@@ -47,9 +47,10 @@ __all__ = [
     "print_version",
 ]
 
-# Peak memory of compress and decompress, measured with the shipped models on RGB and RGBA pictures
-# of 0.1 to 100 megapixels: at most this much for networks and a tile, and this much a pixel.
-ANY_PICTURE, PER_PIXEL = 900_000_000, 11  # bytes
+# Bounds of the peak memory of compress and decompress in bytes, measured with the shipped models
+# on pictures of 0.1 to 100 megapixels, RGB and RGBA: for code and networks; a pixel of the tile at
+# work; a pixel of all others meanwhile; a pixel while a picture file is read or written.
+ANY_PICTURE, TILE_PIXEL, IDLE_PIXEL, FILE_PIXEL = 450_000_000, 900, 4, 14
 
 UNITS = {
     **{"": 1, "b": 1},
@@ -185,9 +186,11 @@ def pixel_limit(max_pixels: int, max_memory: int | None) -> int:
     """Pixels that a picture may have by both limits."""
     if max_memory is None:
         return max_pixels
-    if (pixels := (max_memory - ANY_PICTURE) // PER_PIXEL) < 1:
+    if (room := max_memory - ANY_PICTURE) < TILE_PIXEL:
         raise typer.BadParameter(f"any picture takes {ANY_PICTURE // 10**6} MB")
-    return min(max_pixels, pixels)
+    tile = container.TILE**2
+    pixels = min((room - TILE_PIXEL * tile) // IDLE_PIXEL + tile, room // FILE_PIXEL)
+    return min(max_pixels, pixels if pixels > tile else room // TILE_PIXEL)
 
 
 def plan_jobs(

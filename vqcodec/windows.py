@@ -71,18 +71,15 @@ def decode(
 
 
 def needed(model: Model, height: int, width: int, box: Tile) -> set[int]:
-    """Numbers of the tiles whose indices `decode` reads."""
-    windows = [window for _, window in _windows(model, height, width, box)]
-    # Tiles that meet a box are a rectangle of tiles, and each window holds its tile.
-    union = Tile(
-        0,
-        top=min(window.top for window in windows),
-        left=min(window.left for window in windows),
-        bottom=max(window.bottom for window in windows),
-        right=max(window.right for window in windows),
-    )
+    """Numbers of the tiles whose indices show in a box.
+
+    `decode` reads more, as it decodes whole tiles, so that a part is bit by bit that of the
+    whole picture; but what lies beyond the decoder's reach may as well be zero.
+    """
+    padded = model.config.padded(height, width)
+    seen = box.window(model.config.decoder_reach, model.config.strides[0], *padded)
     tiles = split(height, width, model.config.strides[0])
-    return {tile.number for tile in tiles if tile.meets(union)}
+    return {tile.number for tile in tiles if tile.meets(seen)}
 
 
 def _windows(model: Model, height: int, width: int, box: Tile) -> Iterator[tuple[Tile, Tile]]:
