@@ -13,7 +13,7 @@ from conftest import TINY
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqcodec import codec, container, grids, registry, windows
+from vqcodec import codec, container, grids, registry, tiles, windows
 from vqcodec.container import Container
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
@@ -95,6 +95,27 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
             chosen = loaded.quantizer(latent, torch.tensor([99]), beam=beam).grids
             for got, want in zip(levels, chosen, strict=True):
                 np.testing.assert_array_equal(got, want[0].numpy())
+
+
+def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With margins as wide as the picture, tiles are searched as the whole picture is."""
+
+    def look(model: registry.Model, latent: torch.Tensor, *_: object) -> torch.Tensor:
+        return latent + 0.5 * latent.amax((2, 3), keepdim=True)  # of all that it is shown
+
+    monkeypatch.setattr(grids, "refine", look)
+
+    def found(side: int, margin: int) -> list[Index]:
+        for module in (container, tiles):
+            monkeypatch.setattr(module, "TILE", side)
+        monkeypatch.setattr(grids, "MARGIN", margin)
+        return grids.read_grids(codec.compress(picture(96, 64), 80, model=model), model=model).grids
+
+    def same(a: list[Index], b: list[Index]) -> bool:
+        return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+    whole = found(1024, 0)
+    assert same(found(32, 96), whole) and not same(found(32, 0), whole)
 
 
 def test_first_levels_of_all_tiles(tiny_weights: dict[str, Path], small_tiles: int) -> None:

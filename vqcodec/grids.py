@@ -18,6 +18,7 @@ __all__ = ["Grids", "read_grids", "write_tile"]
 
 # Per effort: looks at what the choice so far decodes to, and paths that each choice follows up.
 EFFORTS = ((0, 2), (2, 8), (4, 16))
+MARGIN = 32  # pixels of the neighbouring tiles that a look decodes
 
 
 def write_tile(
@@ -42,15 +43,20 @@ def write_tile(
 
     from vqcodec.perception import weights_for
 
-    told = round(quality)
-    latent, picture = windows.encode(model, rgb, tile, told), windows.pixels(model, rgb, tile)
-    weights = weights_for(model.config, picture)
+    told, config = round(quality), model.config
+    # A look decodes some of the neighbours too, or it would take the tile's edge for the picture's.
+    around = tile.window(MARGIN, config.strides[0], *config.padded(*rgb.shape[:2]))
+    latent, picture = windows.encode(model, rgb, around, told), windows.pixels(model, rgb, around)
+    weights = weights_for(config, picture)
     looks, beam = EFFORTS[effort]
     for look in range(looks):
         latent = refine(model, latent, picture, quality, levels, beam, weights)
         if progress:
             progress((look + 1) / (looks + 1))
-    exact = torch.tensor([quality])
+    exact, base = torch.tensor([quality]), config.base_stride
+    latent = windows.within(tile, around, latent, base)
+    if weights is not None:
+        weights = windows.within(tile, around, weights, base)
     chosen = model.quantizer(latent, exact, levels=levels, beam=beam, weights=weights)
     grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen.grids]
     payload, ends = encode_grids(model.prior, grids, told)

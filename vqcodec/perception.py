@@ -7,6 +7,7 @@ variance s, 1 - SSIM is about (squared error) / (2 s + C). Without weights, all 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from vqcodec.config import ModelConfig
 
@@ -66,13 +67,21 @@ def dissimilarity(decoded: Tensor, x: Tensor) -> Tensor:
     window; evaluation takes pytorch-msssim, which refuses them.
     Source: Wang, Simoncelli and Bovik (2003).
     """
+    # The maps of a channel are made again for its gradient: they take 600 bytes a pixel.
+    pairs = zip(torch.split(x, 1, 1), torch.split(decoded, 1, 1), strict=True)
+    each = [checkpoint(_ms_ssim, *pair, use_reentrant=False) for pair in pairs]
+    return 1 - torch.cat(each, 1).mean(1)
+
+
+def _ms_ssim(x: Tensor, decoded: Tensor) -> Tensor:
+    """MS-SSIM (B, 1) of one channel (B, 1, H, W)."""
     product = torch.ones(())
-    # Convolutions of single channels are twice as fast in this layout.
-    x, decoded = (p.contiguous(memory_format=torch.channels_last) for p in (x, decoded))
     for scale, weight in enumerate(SCALE_WEIGHTS):
         last = scale == len(SCALE_WEIGHTS) - 1 or min(x.shape[2:]) < 2 * WINDOW - 1
-        moments = _blur(torch.cat([x, decoded, x * x, decoded * decoded, x * decoded], 1))
-        mean_x, mean_y, xx, yy, xy = torch.split(moments, x.shape[1], 1)
+        moments = torch.cat([x, decoded, x * x, decoded * decoded, x * decoded], 1)
+        # Convolutions of a channel by itself are twice as fast in this layout.
+        moments = _blur(moments.contiguous(memory_format=torch.channels_last))
+        mean_x, mean_y, xx, yy, xy = torch.split(moments, 1, 1)
         squares, both = mean_x.square() + mean_y.square(), mean_x * mean_y
         map_ = (2 * (xy - both) + C2) / (xx + yy - squares + C2)
         if last:
@@ -82,7 +91,7 @@ def dissimilarity(decoded: Tensor, x: Tensor) -> Tensor:
             break
         odd = [side % 2 for side in x.shape[2:]]
         x, decoded = (F.avg_pool2d(p, 2, padding=odd) for p in (x, decoded))
-    return 1 - product.mean(1)
+    return product
 
 
 def _blur(x: Tensor) -> Tensor:

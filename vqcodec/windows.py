@@ -13,7 +13,7 @@ from vqcodec.tiles import Tile, split
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["decode", "encode", "needed", "pixels"]
+__all__ = ["decode", "encode", "needed", "pixels", "within"]
 
 
 def pixels(model: Model, rgb: NDArray[np.uint8], box: Tile) -> "Tensor":
@@ -33,9 +33,18 @@ def encode(model: Model, rgb: NDArray[np.uint8], tile: Tile, quality: int) -> "T
     window = tile.window(model.config.encoder_reach, stride, height, width)
     with torch.no_grad():
         latent = model.autoencoder.encode(pixels(model, rgb, window), torch.tensor([quality]))
-    rows = slice((tile.top - window.top) // base, (tile.bottom - window.top) // base)
-    cols = slice((tile.left - window.left) // base, (tile.right - window.left) // base)
-    return latent[:, :, rows, cols]
+    return within(tile, window, latent, base)
+
+
+def within(tile: Tile, window: Tile, array: "Tensor", cell: int) -> "Tensor":
+    """The part (..., h, w) for a tile of what there is for a window around it.
+
+    Args:
+        cell: pixels per row and column of the array.
+    """
+    rows = slice((tile.top - window.top) // cell, (tile.bottom - window.top) // cell)
+    cols = slice((tile.left - window.left) // cell, (tile.right - window.left) // cell)
+    return array[..., rows, cols]
 
 
 def decode(
