@@ -50,7 +50,7 @@ __all__ = [
 # Bounds of the peak memory of compress and decompress in bytes, measured with the shipped models
 # on pictures of 0.1 to 100 megapixels, RGB and RGBA: for code and networks; a pixel of the tile at
 # work; a pixel of all others meanwhile; a pixel while a picture file is read or written.
-ANY_PICTURE, TILE_PIXEL, IDLE_PIXEL, FILE_PIXEL = 480_000_000, 1000, 4, 14
+ANY_PICTURE, TILE_PIXEL, IDLE_PIXEL, FILE_PIXEL = 480_000_000, 1150, 4, 14
 
 UNITS = {
     **{"": 1, "b": 1},
