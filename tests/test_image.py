@@ -444,6 +444,14 @@ def test_no_warning_leaks() -> None:
         assert read_picture(data).alpha is not None
 
 
+def test_no_warning_leaks_while_exif_is_written() -> None:
+    cut = b"II*\0" + struct.pack("<IHHHII", 8, 2, 0x010E, 2, 400, 9999)
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        write_picture(Picture(noise(4, 5, 3), exif=cut), "tif")
+    assert leaked == []
+
+
 # --- writing ----------------------------------------------------------------------------------
 
 

@@ -227,7 +227,8 @@ def write_picture(picture: Picture, path_format: str) -> bytes:
         raise ImageError(f"{kind} cannot hold the picture's transparency; write PNG instead")
     if (side := max(picture.width, picture.height)) > _MAX_SIDES.get(kind, side):
         raise ImageError(f"{kind} cannot hold a side of {side} pixels; write PNG instead")
-    options = _metadata_options(picture, kind) | _OPTIONS.get(kind, {})
+    with _pillow(f"cannot write {kind}", MAX_PIXELS):  # which parses EXIF data for TIFF
+        options = _metadata_options(picture, kind) | _OPTIONS.get(kind, {})
     if kind == "TIFF" and picture.exif:
         # Compressed, it is written by libtiff, which fails on camera settings, and crashes on tags
         # that were made to.

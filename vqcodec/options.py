@@ -47,8 +47,8 @@ __all__ = [
     "print_version",
 ]
 
-# Bounds of the peak memory of compress and decompress in bytes, measured with the shipped models
-# on pictures of 0.1 to 100 megapixels, RGB and RGBA: for code and networks; a pixel of the tile at
+# Peak memory of compress and decompress in bytes, estimated from pictures of 0.1 to 100 megapixels
+# with photo (RGB; RGBA of 25), to 16 with photo-ssim: for code and networks; a pixel of the tile at
 # work; a pixel of all others meanwhile; a pixel while a picture file is read or written.
 ANY_PICTURE, TILE_PIXEL, IDLE_PIXEL, FILE_PIXEL = 480_000_000, 1150, 4, 14
 

@@ -67,7 +67,7 @@ def dissimilarity(decoded: Tensor, x: Tensor) -> Tensor:
     window; evaluation takes pytorch-msssim, which refuses them.
     Source: Wang, Simoncelli and Bovik (2003).
     """
-    # The maps of a channel are made again for its gradient: they take 600 bytes a pixel.
+    # The maps of a channel are made again for its gradient: they take 500 bytes a pixel.
     pairs = zip(torch.split(x, 1, 1), torch.split(decoded, 1, 1), strict=True)
     each = [checkpoint(_ms_ssim, *pair, use_reentrant=False) for pair in pairs]
     return 1 - torch.cat(each, 1).mean(1)

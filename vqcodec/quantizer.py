@@ -389,15 +389,14 @@ class Quantizer(nn.Module):
         """
         codebook, rates = self.buffer("codebook", level), self.buffer("rate_count", level)
         slices, size, _ = codebook.shape
-        everything = vectors, quality
+        everything = vectors, quality, torch.ones(vectors.shape[:2])
         # Many slices take long, and each of them has vectors enough.
         step = min(slices, max(1, len(vectors) // (2 * RATE_BINS)))
-        vectors, quality = vectors[::step], quality[::step]
+        vectors, quality, price = (part[::step] for part in everything)
         rows, bins = self.cut(level, vectors).flatten(0, 1), rate_bins(quality)
         codebook.copy_(rows[torch.randint(len(rows), (size,))].transpose(0, 1))
         codebook[:, 0] = 0
         rates.fill_(1.0)
-        price = torch.ones(vectors.shape[:2])
         for round_ in range(rounds):
             lengths = self.marginal_bits(level, quality)
             indices = self.assign(level, vectors, quality, lengths, price)
@@ -410,9 +409,8 @@ class Quantizer(nn.Module):
             for which in range(RATE_BINS):
                 used = _histograms(indices[bins == which], size).sum(0)
                 rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
-        vectors, quality = everything
-        lengths, price = self.marginal_bits(level, quality), torch.ones(vectors.shape[:2])
-        return self.assign(level, vectors, quality, lengths, price)
+        vectors, quality, price = everything
+        return self.assign(level, vectors, quality, self.marginal_bits(level, quality), price)
 
 
 def _groups(levels: Sequence[Level]) -> list[list[int]]:

@@ -217,8 +217,9 @@ def metadata(
     try:
         orientation = int(image.getexif().get(_ORIENTATION, orientation))  # EXIF takes precedence
         orientation = orientation if 1 <= orientation <= 8 else 1
-        own = _descriptive(image.getexif())
-        exif = image.info.get("exif") or (own.tobytes() if len(own) else None)
+        exif = image.info.get("exif")
+        if not exif and len(own := _descriptive(image.getexif())):
+            exif = own.tobytes()
         exif = _set_upright(exif.removeprefix(_EXIF_PREFIX), orientation) if exif else None
     except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
         exif = None
