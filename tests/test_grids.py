@@ -1,5 +1,6 @@
 """grids.py: tiles of index grids, coded alone, read back together or in part."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -17,6 +18,8 @@ from vqcodec import codec, container, grids, registry, tiles, windows
 from vqcodec.container import Container
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
+from vqcodec.exact_prior import ExactPrior
+from vqcodec.resources import blas_threads
 from vqcodec.tiles import Tile, split
 
 Index = NDArray[np.uint16]
@@ -129,6 +132,33 @@ def test_first_levels_of_all_tiles(tiny_weights: dict[str, Path], small_tiles: i
             np.testing.assert_array_equal(got, want)
 
 
+def test_threads_share_the_tiles(
+    model: str, small_tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four read at once, to the same grids as one, and all end where one fails."""
+    data = codec.compress(picture(220, 40), 60, effort=0, model=model)
+    monkeypatch.setattr(grids, "blas_threads", lambda: 1)
+    alone = grids.read_grids(data, model=model).grids
+    monkeypatch.setattr(grids, "blas_threads", lambda: 4)
+    read, together = grids._read_tile, threading.Barrier(4, timeout=60)
+
+    def meet(parsed: Container, prior: ExactPrior, tile: Tile, *rest: int) -> object:
+        if tile.number < 4:
+            together.wait()
+        if tile.number == 6:
+            raise CorruptChunk(b"payload", 0, "tile 6")
+        return read(parsed, prior, tile, *rest)
+
+    before = blas_threads()
+    for got, want in zip(grids.read_grids(data, model=model).grids, alone, strict=True):
+        np.testing.assert_array_equal(got, want)
+    monkeypatch.setattr(grids, "_read_tile", meet)
+    with pytest.raises(CorruptChunk, match="tile 6"):
+        grids.read_grids(data, model=model)
+    assert blas_threads() == before
+    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
+
+
 @pytest.mark.parametrize(
     "region", [(0, 0, 1, 1), (219, 39, 1, 1), (15, 31, 2, 9), (30, 0, 2, 40), (0, 0, 220, 40)]
 )
@@ -143,14 +173,14 @@ def test_only_needed_tiles_are_decoded(
     whole = grids.read_grids(data, model=model).grids
     seen, read = [], grids._read_tile
 
-    def count(parsed: Container, loaded: registry.Model, tile: Tile, *rest: int) -> object:
+    def count(parsed: Container, prior: ExactPrior, tile: Tile, *rest: int) -> object:
         seen.append(tile.number)
-        return read(parsed, loaded, tile, *rest)
+        return read(parsed, prior, tile, *rest)
 
     monkeypatch.setattr(grids, "_read_tile", count)
     found = grids.read_grids(data, model=model, region=region)
     box = grids.box_of(found.container, region)
-    assert seen == sorted(windows.needed(loaded, 40, 220, box))
+    assert sorted(seen) == [tile.number for tile in windows.needed(loaded, 40, 220, box)]
     assert (len(seen) < 14) == (region[2] < 220)
     for (tile, got), (_, want) in zip(
         by_tile(data, model, found.grids), by_tile(data, model, whole), strict=True

@@ -20,24 +20,25 @@ STAGES = {
     "quantizer": {"beam"},
     "prior": set(),
     "freezing": {"prior"},
-    "exact_prior": set(),
+    "exact_prior": {"resources"},
     "probe": {"exact_prior"},
     "coder": {"exact_prior"},
     "container": set(),
     "registry": {"autoencoder", "quantizer", "exact_prior"},
+    "allocation": set(),
     "target": set(),
     "refine": {"perception", "registry"},
     "tiles": {"container"},
     "windows": {"image", "registry", "tiles"},
     "grids": {
-        *("coder", "container", "exact_prior", "perception", "refine", "registry", "tiles"),
-        "windows",
+        *("coder", "container", "exact_prior", "perception", "refine", "registry", "resources"),
+        *("tiles", "windows"),
     },
     "codec": {
         *("image", "registry", "exact_prior", "container", "grids", "tiles", "windows"),
-        *("metrics", "target"),
+        *("allocation", "metrics", "resources", "target"),
     },
-    "data": {"drawings"},
+    "data": {"drawings", "image"},
     "perception": set(),
     "objective": {"autoencoder", "perception", "prior", "quantizer"},
     "checkpoint": set(),
@@ -67,10 +68,11 @@ STAGES = {
     "__init__": {"codec", "errors"},
     "config": set(),
     "errors": set(),
+    "resources": set(),
 }
 NO_TORCH = {
     *("errors", "config", "image", "exact_prior", "coder", "container", "registry", "codec"),
-    *("target", "tiles", "windows", "grids", "probe", "doctor"),
+    *("allocation", "target", "tiles", "windows", "grids", "probe", "doctor", "resources"),
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec import container, image, metrics, registry, windows
+from vqcodec.allocation import quality_for
 from vqcodec.config import TUNES, Tuning
 from vqcodec.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
 from vqcodec.errors import BitstreamError, ModelError, memory_errors
@@ -21,6 +22,7 @@ from vqcodec.exact_prior import Front, walk
 from vqcodec.grids import Grids, box_of, read_grids, write_tile
 from vqcodec.image import Picture
 from vqcodec.registry import Model
+from vqcodec.resources import trim_heap
 from vqcodec.target import Goal, reach, set_goal
 from vqcodec.tiles import Tile, split
 
@@ -56,7 +58,9 @@ def compress(
 
     Args:
         picture: a path, the bytes of a picture file, or a Pillow image.
-        quality: 0..100, continuous; bytes and PSNR grow with it. 50 where nothing is said.
+        quality: 0..100, continuous; bytes and PSNR grow with it. 50 where nothing is said. Between
+            the ends, smooth pictures are coded somewhat finer and busy ones coarser
+            (`allocation.quality_for`).
         bpp: bits of the whole file per pixel, hit within 2 %; where no quality does, the nearest.
         size: bytes of the whole file, never exceeded; less by 2 % at most, where that can be.
         psnr: dB of the decoded picture at least, over R, G and B; more by 0.05 at most, likewise.
@@ -69,7 +73,7 @@ def compress(
         check: decode the indices of the file again before it is returned.
         max_pixels: refuse larger pictures, before they are decoded.
         notes: told of each conversion that loses something, and of a bpp that was not hit.
-        found: told the quality of the file.
+        found: told the quality, the one given or the one that met the target.
         progress: told the share of the work done, 0..1.
     Returns:
         The bytes of a `.vqc` file.
@@ -126,7 +130,8 @@ def _compress(
     quality: float,
     progress: Callable[[float], None] | None,
 ) -> bytes:
-    """The file of a picture, with its chunks, at a quality."""
+    """The file of a picture, with its chunks, at a quality that was asked for."""
+    quality = quality_for(loaded.config, source.rgb, quality)
     told, (height, width) = round(quality), source.rgb.shape[:2]
     count = min(levels or len(loaded.config.levels), loaded.levels_worth(told))
     tiles = split(height, width, loaded.config.strides[0])
@@ -134,6 +139,8 @@ def _compress(
     for tile in tiles:
         advance = partial(_advance, progress, tile.number, len(tiles)) if progress else None
         coded.append([*write_tile(loaded, source.rgb, tile, quality, effort, count, advance)])
+        if len(tiles) > 1:
+            trim_heap()
     entries = list(itertools.chain(*zip(*coded, strict=True)))  # part after part
     return container.pack(
         Container(

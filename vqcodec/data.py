@@ -1,6 +1,5 @@
 """Training crops: from a folder of pictures, or drawn on the spot."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqcodec.errors import ImageError
+from vqcodec.image import read_picture
 
 __all__ = ["CropSource", "drawn_pictures", "load_folder"]
 
@@ -34,14 +34,12 @@ def load_folder(folder: Path, smallest: int, note: Callable[[str], None]) -> lis
     total, unusable = 0, 0
     for path in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES):
         try:
-            with warnings.catch_warnings(), Image.open(path) as image:
-                warnings.simplefilter("ignore")
-                factor = min(image.size) // LARGEST_SHORT_SIDE
-                rgb = image.convert("RGB")
-                array = np.array(rgb.reduce(factor) if factor > 1 else rgb)
-        except Exception:  # Pillow's plug-ins raise nearly anything for a damaged file
+            array = read_picture(path, strip=True).rgb
+        except ImageError:
             unusable += 1
             continue
+        if (factor := min(array.shape[:2]) // LARGEST_SHORT_SIDE) > 1:
+            array = np.array(Image.fromarray(array).reduce(factor))
         if min(array.shape[:2]) < smallest:
             unusable += 1
             continue

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
+from vqcodec.resources import limit_blas
 
 __all__ = [
     "ExactPrior",
@@ -56,8 +56,6 @@ TABLE_UNIT = 2**20
 CHUNK = 1024  # rows computed together where the indices are known; bounds memory
 MANY_ROWS = 256  # in a front; with fewer, a second BLAS thread costs more than it does
 PATCH = 256  # positions unfolded together in the context layers; fits the cache
-
-_BLAS = ThreadpoolController()
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,7 +516,7 @@ def walk(
         if coder is None or shape != shapes[level - 1]:
             coder = _LevelCoder(prior, level, batch, shape, most)
         coder.begin(level, quality, context.layers(level, quality))
-        with _BLAS.limit(limits=1 if most < MANY_ROWS else None, user_api="blas"):
+        with limit_blas(1 if most < MANY_ROWS else None):
             grid = _walk_level(coder, shape, choose)
         grids.append(grid)
         if done:

@@ -79,16 +79,15 @@ def decode(
         yield tile, samples.permute(1, 2, 0).numpy()
 
 
-def needed(model: Model, height: int, width: int, box: Tile) -> set[int]:
-    """Numbers of the tiles whose indices show in a box.
+def needed(model: Model, height: int, width: int, box: Tile) -> list[Tile]:
+    """The tiles whose indices show in a box.
 
     `decode` reads more, as it decodes whole tiles, so that a part is bit by bit that of the
     whole picture; but what lies beyond the decoder's reach may as well be zero.
     """
     padded = model.config.padded(height, width)
     seen = box.window(model.config.decoder_reach, model.config.strides[0], *padded)
-    tiles = split(height, width, model.config.strides[0])
-    return {tile.number for tile in tiles if tile.meets(seen)}
+    return [tile for tile in split(height, width, model.config.strides[0]) if tile.meets(seen)]
 
 
 def _windows(model: Model, height: int, width: int, box: Tile) -> Iterator[tuple[Tile, Tile]]:

@@ -1,0 +1,64 @@
+"""Threads and memory of the process."""
+
+import ctypes
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vqcodec import codec
+from vqcodec.resources import blas_threads, limit_blas, trim_heap
+
+
+def resident() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+def test_limits_hold_and_end() -> None:
+    before = blas_threads()
+    with limit_blas(1):
+        assert blas_threads() == 1
+        with limit_blas(None):
+            assert blas_threads() == 1
+    assert blas_threads() == before >= 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_freed_memory_goes_back() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("a C library without malloc_trim")
+    trim_heap()
+    before = resident()
+    parts = [np.ones(2_000) for _ in range(20_000)]  # 16 kB each: from the heap, 320 MB in all
+    assert resident() - before > 250e6
+    last = parts[-1]  # stays, at the heap's end, so that the heap cannot shrink by itself
+    del parts
+    trim_heap()
+    assert resident() - before < 50e6
+    assert last[0] == 1
+
+
+@pytest.mark.parametrize("fault", [AttributeError, OSError, TypeError])
+def test_systems_without_it_are_no_fault(
+    fault: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: None) -> None:
+        raise fault
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    trim_heap()
+
+
+def test_every_tile_ends_with_it(
+    tiny_weights: dict[str, Path], small_tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+    monkeypatch.setattr(codec, "trim_heap", lambda: calls.append(None))
+    model = str(tiny_weights["residual"])
+    codec.compress(Image.new("RGB", (100, 20)), effort=0, model=model)
+    assert len(calls) == 4
+    codec.compress(Image.new("RGB", (20, 20)), effort=0, model=model)
+    assert len(calls) == 4
