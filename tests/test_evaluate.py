@@ -154,7 +154,8 @@ def test_page_shows_tables_and_plots(done: tuple[Path, Result]) -> None:
     page = (done[0] / "summary.md").read_text()
     assert "Means over 2 pictures" in page
     assert "| vqcodec | 20 |" in page and "| jpeg | 85 |" in page
-    assert "| vqcodec against | PSNR, 0.05-0.5 bpp | PSNR, 0.05-0.25 bpp |" in page
+    heads = "| PSNR, 0.05-0.5 bpp | PSNR, 0.05-0.25 bpp | PSNR, each picture |"
+    assert f"| vqcodec against {heads}" in page
     for name, label in (("psnr", "RGB PSNR (dB)"), ("ms_ssim", "MS-SSIM (dB)")):
         assert f"]({name}.svg)" in page
         drawn = (done[0] / f"{name}.svg").read_text()
@@ -164,8 +165,10 @@ def test_page_shows_tables_and_plots(done: tuple[Path, Result]) -> None:
     assert set(done[0].iterdir()) == set(report.targets(done[0]))
 
 
-def measurement(name: str, setting: float, bpp: float, psnr: float) -> evaluate.Measurement:
-    return evaluate.Measurement("p", name, setting, 8, 8, 9, bpp, psnr, None, 0.1, 0.1)
+def measurement(
+    name: str, setting: float, bpp: float, psnr: float, picture: str = "p"
+) -> evaluate.Measurement:
+    return evaluate.Measurement(picture, name, setting, 8, 8, 9, bpp, psnr, None, 0.1, 0.1)
 
 
 def test_bd_rates_are_those_of_the_mean_curves() -> None:
@@ -188,6 +191,28 @@ def test_bd_rates_are_those_of_the_mean_curves() -> None:
     ours, peer = (Curve.through(points) for points in curves.values())
     assert (first.peer, first.metric, first.high_bpp) == ("webp", "psnr_db", 0.5)
     assert first.percent == pytest.approx(bd_rate(ours, peer, (0.05, 0.5)))
+
+
+def test_bd_rates_of_each_picture_do_not_change_with_the_allocation_between_them() -> None:
+    """Here, that of two pictures, each coded at its own qualities."""
+    ratios = {"a": 0.5, "b": 0.8, "never as good": 1.0}
+
+    def measure(shift: dict[str, float]) -> evaluate.BdRate:
+        measured = []
+        for picture, ratio in ratios.items():
+            lift = 40 if picture == "never as good" else 0
+            for k, bpp in enumerate(np.geomspace(0.01, 2, 30)):
+                ours = bpp * 2 ** shift[picture]
+                psnr = 28 + 4 * np.log2(ours)
+                measured.append(measurement("vqcodec", k, ratio * ours, psnr - lift, picture))
+                measured.append(measurement("webp", k, bpp, 28 + 4 * np.log2(bpp), picture))
+        return next(evaluate._bd_rates(measured))
+
+    even = measure({"a": 0, "b": 0, "never as good": 0})
+    other = measure({"a": 1, "b": -1, "never as good": 0})
+    assert even.percent_each == pytest.approx((-50 - 20) / 2)
+    assert other.percent_each == pytest.approx(even.percent_each)
+    assert even.percent != other.percent
 
 
 # What goes wrong

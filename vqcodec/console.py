@@ -243,7 +243,7 @@ def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[s
         "bpp": round(8 * len(data) / (parsed.width * parsed.height), 4),
         "width": parsed.width,
         "height": parsed.height,
-        "quality": parsed.quality,
+        "coded_quality": parsed.quality,
         "grey": parsed.grey,
         "model_id": parsed.model_id.hex(),
         "complete": parsed.complete,
@@ -266,7 +266,7 @@ def info_text(fields: dict[str, Any]) -> str:
     chunks += [f"{kind} lost" for kind in fields["chunks_lost"]]
     rows = {
         "picture": f"{fields['width']} x {fields['height']}, {'grey' * fields['grey'] or 'colour'}",
-        "quality": fields["quality"],
+        "quality": f"coded at {fields['coded_quality']}",
         "model": f"{fields['model_id']} ({fields['model'] or 'not among those shipped'})",
         "file": f"{fields['num_bytes']} bytes, {fields['bpp']} bpp, {state}",
         "levels": f"{fields['levels']}, bytes: {' '.join(map(str, fields['part_bytes']))}",

@@ -86,13 +86,19 @@ class Mean:
 
 @dataclass(frozen=True)
 class BdRate:
-    """Rate that vqcodec needs relative to a peer, between two rates; None if incomparable."""
+    """Rate that vqcodec needs relative to a peer, between two rates; None if incomparable.
+
+    Attributes:
+        percent: of the mean curves.
+        percent_each: mean over the pictures' own, which no allocation of rate between them changes.
+    """
 
     peer: str
     metric: str
     low_bpp: float
     high_bpp: float
     percent: float | None
+    percent_each: float | None
 
 
 @dataclass(frozen=True)
@@ -298,7 +304,24 @@ def _bd_rates(measurements: Sequence[Measurement]) -> Iterator[BdRate]:
         ours = found.pop(OURS, Curve((), ()))
         for peer, curve in found.items():
             for window in WINDOWS:
-                yield BdRate(peer, metric, *window, bd_rate(ours, curve, window))
+                each = _bd_rate_each(measurements, metric, peer, window)
+                yield BdRate(peer, metric, *window, bd_rate(ours, curve, window), each)
+
+
+def _bd_rate_each(
+    measurements: Sequence[Measurement], metric: str, peer: str, window: tuple[float, float]
+) -> float | None:
+    """Mean BD-rate of the pictures whose curves have values in common."""
+    by_picture: dict[str, list[Measurement]] = {}
+    for measurement in measurements:
+        by_picture.setdefault(measurement.picture, []).append(measurement)
+    rates = []
+    for group in by_picture.values():
+        found = {name: Curve.through(p) for name, p in curves(group, metric).items()}
+        if OURS in found and peer in found:
+            rates.append(bd_rate(found[OURS], found[peer], window))
+    comparable = [rate for rate in rates if rate is not None]
+    return fmean(comparable) if comparable else None
 
 
 def _missing(options: Options) -> Iterator[str]:

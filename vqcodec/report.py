@@ -83,12 +83,23 @@ def text(folder: Path, found: Evaluation) -> str:
 
 
 def bd_table(found: Evaluation) -> str:
-    """BD-rates as a Markdown table: a row per peer, a column per metric and window."""
-    columns = [(metric, window) for metric in METRICS for window in WINDOWS]
-    heads = [f"{NAMES[metric]}, {low:g}-{high:g} bpp" for metric, (low, high) in columns]
-    cells = {(r.peer, r.metric, (r.low_bpp, r.high_bpp)): r.percent for r in found.bd_rates}
+    """BD-rates as a Markdown table: a row per peer, a column per metric and window.
+
+    Of each metric, a last column has the mean of the pictures' own in the first window.
+    """
+    heads, columns = [], []
+    for metric in METRICS:
+        heads += [f"{NAMES[metric]}, {low:g}-{high:g} bpp" for low, high in WINDOWS]
+        columns += [(metric, window, "percent") for window in WINDOWS]
+        heads.append(f"{NAMES[metric]}, each picture")
+        columns.append((metric, WINDOWS[0], "percent_each"))
+    cells = {(r.peer, r.metric, (r.low_bpp, r.high_bpp)): r for r in found.bd_rates}
     rows = [
-        [peer, *(_percent(cells.get((peer, *column))) for column in columns)]
+        [peer]
+        + [
+            _percent(getattr(cells.get((peer, metric, window)), which, None))
+            for metric, window, which in columns
+        ]
         for peer in dict.fromkeys(rate.peer for rate in found.bd_rates)
     ]
     return _table(["vqcodec against", *heads], rows)
@@ -142,7 +153,8 @@ def _page(found: Evaluation, plotted: Sequence[str]) -> bytes:
         *(f"![{name.removesuffix('.svg')}]({name})" for name in plotted),
         "## BD-rate",
         "Bytes that vqcodec needs beyond the other codec for the same quality, on average; negative"
-        " is fewer; n/a where the curves have no quality in common.",
+        " is fewer; n/a where the curves have no quality in common. Of the mean curves; and, last,"
+        " the mean of the pictures' own.",
         bd_table(found) if found.bd_rates else "None: there was nothing to compare with.",
         "## Means",
         f"PSNR is over all RGB samples, at most {MAX_DB:g} dB (identical, or as good as); bpp"
