@@ -14,7 +14,7 @@ from conftest import TINY
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqcodec import codec, container, grids, registry, tiles, windows
+from vqcodec import codec, container, grids, registry, resources, tiles, windows
 from vqcodec.container import Container
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
@@ -137,9 +137,9 @@ def test_threads_share_the_tiles(
 ) -> None:
     """Four read at once, to the same grids as one, and all end where one fails."""
     data = codec.compress(picture(220, 40), 60, effort=0, model=model)
-    monkeypatch.setattr(grids, "blas_threads", lambda: 1)
+    monkeypatch.setattr(resources, "blas_threads", lambda: 1)
     alone = grids.read_grids(data, model=model).grids
-    monkeypatch.setattr(grids, "blas_threads", lambda: 4)
+    monkeypatch.setattr(resources, "blas_threads", lambda: 4)
     read, together = grids._read_tile, threading.Barrier(4, timeout=60)
 
     def meet(parsed: Container, prior: ExactPrior, tile: Tile, *rest: int) -> object:

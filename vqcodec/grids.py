@@ -1,7 +1,7 @@
 """Index grids of a picture <-> the payload of its file, tile by tile."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from vqcodec.errors import CorruptChunk, RegionError
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.refine import refine
 from vqcodec.registry import Model
-from vqcodec.resources import blas_threads, limit_blas
+from vqcodec.resources import in_threads
 from vqcodec.tiles import Tile
 
 __all__ = ["Grids", "read_grids", "write_tile"]
@@ -132,19 +132,15 @@ def read_grids(
             grid[top : top + part.shape[0], left : left + part.shape[1]] = part
 
     # Tiles do not know of each other, and the fronts of one are too small to share out.
-    pool = ThreadPoolExecutor(min(len(tiles), blas_threads()))
-    with limit_blas(1 if len(tiles) > 1 else None):
-        try:
-            for done, (decoded, sound) in enumerate(pool.map(read, tiles)):
-                damaged += not sound
-                if damaged == HOPELESS and most == 0:
-                    break  # forged, or for another model
-                put(tiles[done], decoded)
-                most = max(most, len(decoded))
-                if progress:
-                    progress((done + 1) / len(tiles))
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with closing(in_threads(read, tiles)) as results:
+        for done, (decoded, sound) in enumerate(results):
+            damaged += not sound
+            if damaged == HOPELESS and most == 0:
+                break  # forged, or for another model
+            put(tiles[done], decoded)
+            most = max(most, len(decoded))
+            if progress:
+                progress((done + 1) / len(tiles))
     if most == 0:
         raise CorruptChunk(b"payload", len(data), "not even the first part of a tile is there")
     return Grids(parsed, loaded, grids[:most], damaged)

@@ -2,11 +2,17 @@
 
 import contextlib
 import ctypes
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["blas_threads", "limit_blas", "trim_heap"]
+__all__ = ["blas_threads", "in_threads", "limit_blas", "trim_heap"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _BLAS = ThreadpoolController()
 
@@ -23,6 +29,26 @@ def limit_blas(threads: int | None) -> contextlib.AbstractContextManager[Any]:
     """
     limits: contextlib.AbstractContextManager[Any] = _BLAS.limit(limits=threads, user_api="blas")
     return limits
+
+
+def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
+    """The results of `work`, in order, by as many threads as NumPy may use.
+
+    They are only a few items ahead of what is taken. Close it, if it is not taken to its end.
+    """
+    threads = blas_threads()
+    ahead: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(min(threads, max(len(items), 1)))
+    with limit_blas(1 if len(items) > 1 else None):
+        try:
+            for item in items:
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > 2 * threads:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def trim_heap() -> None:
