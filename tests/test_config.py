@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -5,6 +6,8 @@ from typing import Any
 import pytest
 
 from vqcodec.config import PRESETS, Level, ModelConfig, PriorConfig
+
+LAMBDAS = json.dumps(PRESETS["photo"].lambdas, separators=(",", ":"))
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -29,13 +32,13 @@ def test_json_round_trip(name: str) -> None:
                 ("[192,192]", "[192,192.5]"),
                 ("[192,4]", "[128]"),
                 ("[192,4]", "[1000000000,2]"),
-                ("[0.3,0.019,0.0005]", "[0.3]"),
+                (LAMBDAS, "[0.3]"),
                 ('"tune":"psnr"', '"tune":"vmaf"'),
                 ('"tune":"psnr"', '"tune":["psnr"]'),
-                ("[0.3,0.019,0.0005]", "0.3"),
-                ("[0.3,0.019,0.0005]", "[0.3,[0.019],0.0005]"),
-                ("[0.3,0.019,0.0005]", "[0.3,NaN,0.0005]"),
-                ("[0.3,0.019,0.0005]", "[Infinity,0.019,0.0005]"),
+                (LAMBDAS, "0.3"),
+                (LAMBDAS, "[0.3,[0.019],0.0005]"),
+                (LAMBDAS, "[0.3,NaN,0.0005]"),
+                (LAMBDAS, "[Infinity,0.019,0.0005]"),
             )
         ),
     ],

@@ -186,7 +186,8 @@ PRESETS = {
         latent_dims=(192, 192),
         prior=PriorConfig(channels=(96, 64), layers=4),
         encoder=(192, 4),
-        lambdas=(0.3, 0.019, 0.0005),
+        decoder=((256, 2), (128, 3), (64, 3)),
+        lambdas=(0.8, 0.019, 0.0004),
     ),
     # The two ancestors, as configurations of the same code.
     "vq-vae": ModelConfig(
