@@ -19,7 +19,8 @@ _BLAS = ThreadpoolController()
 
 def blas_threads() -> int:
     """How many threads NumPy may use here: those of the machine, or as OMP_NUM_THREADS says."""
-    return max((int(library["num_threads"]) for library in _BLAS.info()), default=1)
+    blas = [library for library in _BLAS.info() if library["user_api"] == "blas"]
+    return max((int(library["num_threads"]) for library in blas), default=1)
 
 
 def limit_blas(threads: int | None) -> contextlib.AbstractContextManager[Any]:
