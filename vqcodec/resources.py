@@ -15,6 +15,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _BLAS = ThreadpoolController()
+MOST = 4  # threads: each holds the features of a tile, 60 MB for a large one
 
 
 def blas_threads() -> int:
@@ -33,11 +34,11 @@ def limit_blas(threads: int | None) -> contextlib.AbstractContextManager[Any]:
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Generator[R, None, None]:
-    """The results of `work`, in order, by as many threads as NumPy may use.
+    """The results of `work`, in order, by as many threads as NumPy may use, 4 at most.
 
     They are only a few items ahead of what is taken. Close it, if it is not taken to its end.
     """
-    threads = blas_threads()
+    threads = min(blas_threads(), MOST)
     ahead: deque[Future[R]] = deque()
     pool = ThreadPoolExecutor(min(threads, max(len(items), 1)))
     with limit_blas(1 if len(items) > 1 else None):
