@@ -3,6 +3,7 @@
 Every number comes from the bytes of a real file, and from decoding just these bytes.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -299,29 +300,27 @@ def _means(measurements: Sequence[Measurement]) -> Iterator[Mean]:
 def _bd_rates(measurements: Sequence[Measurement]) -> Iterator[BdRate]:
     if not installed("scipy"):
         return
-    for metric in METRICS:
-        found = {name: Curve.through(p) for name, p in curves(measurements, metric).items()}
-        ours = found.pop(OURS, Curve((), ()))
-        for peer, curve in found.items():
-            for window in WINDOWS:
-                each = _bd_rate_each(measurements, metric, peer, window)
-                yield BdRate(peer, metric, *window, bd_rate(ours, curve, window), each)
-
-
-def _bd_rate_each(
-    measurements: Sequence[Measurement], metric: str, peer: str, window: tuple[float, float]
-) -> float | None:
-    """Mean BD-rate of the pictures whose curves have values in common."""
     by_picture: dict[str, list[Measurement]] = {}
     for measurement in measurements:
         by_picture.setdefault(measurement.picture, []).append(measurement)
-    rates = []
-    for group in by_picture.values():
-        found = {name: Curve.through(p) for name, p in curves(group, metric).items()}
-        if OURS in found and peer in found:
-            rates.append(bd_rate(found[OURS], found[peer], window))
-    comparable = [rate for rate in rates if rate is not None]
-    return fmean(comparable) if comparable else None
+    for metric in METRICS:
+        mean = _curves_through(measurements, metric)
+        each = [_curves_through(group, metric) for group in by_picture.values()]
+        for peer, window in itertools.product([n for n in mean if n != OURS], WINDOWS):
+            own = [rate for c in each if (rate := _bd_rate(c, peer, window)) is not None]
+            rate = _bd_rate(mean, peer, window)
+            yield BdRate(peer, metric, *window, rate, fmean(own) if own else None)
+
+
+def _curves_through(measurements: Sequence[Measurement], metric: str) -> dict[str, Curve]:
+    return {name: Curve.through(p) for name, p in curves(measurements, metric).items()}
+
+
+def _bd_rate(found: dict[str, Curve], peer: str, window: tuple[float, float]) -> float | None:
+    """vqcodec against a peer; None where they have no curves, or no values in common."""
+    if OURS not in found or peer not in found:
+        return None
+    return bd_rate(found[OURS], found[peer], window)
 
 
 def _missing(options: Options) -> Iterator[str]:

@@ -38,9 +38,9 @@ def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Generator[R, None,
 
     They are only a few items ahead of what is taken. Close it, if it is not taken to its end.
     """
-    threads = min(blas_threads(), MOST)
+    threads = min(blas_threads(), MOST, max(len(items), 1))
     ahead: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(min(threads, max(len(items), 1)))
+    pool = ThreadPoolExecutor(threads)
     with limit_blas(1 if len(items) > 1 else None):
         try:
             for item in items:
