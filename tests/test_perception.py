@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import TINY
 
+from vqcodec import perception
 from vqcodec.drawings import draw
 from vqcodec.perception import dissimilarity, distortion, weights_for
 
@@ -28,6 +29,16 @@ def test_dissimilarity_is_one_minus_ms_ssim(height: int, width: int) -> None:
         x2, y2 = torch.cat([x, y]), torch.cat([y, y.roll(1, 2)])
         want = 1 - measure(x2, y2, data_range=1.0, size_average=False)
         torch.testing.assert_close(dissimilarity(x2, y2), want, rtol=1e-3, atol=1e-5)
+
+
+def test_maps_made_again_give_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = picture(100)
+    y = (x + 0.1).clamp(0, 1).requires_grad_()
+    gradients = []
+    for kept in (0, 2**19):
+        monkeypatch.setattr(perception, "KEPT_PIXELS", kept)
+        gradients += torch.autograd.grad(dissimilarity(y, x).sum(), y)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (16, 16), (16, 200), (40, 24), (100, 100)])

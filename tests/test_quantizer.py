@@ -284,6 +284,27 @@ def test_update_moves_codebooks_and_revives_dead_codes(name: str, level: int) ->
     assert codebook[which, 5].abs().max() < 100
 
 
+def test_codes_are_weighted_means() -> None:
+    torch.manual_seed(1)
+    _, quantizer, latent = prepared(TINY["vq-vae"])
+    quality = torch.full((len(latent),), 90.0)
+    weights = torch.rand(len(latent), *latent.shape[2:]) + 0.1
+    weights[:, :, 4:] /= 20
+    seen: list[tuple[torch.Tensor, ...]] = []
+    quantizer.forward(latent, quality, weights=weights, observe=lambda *args: seen.append(args[1:]))
+    quantizer.decay = 0  # nothing before this batch counts
+    quantizer.update(latent, quality, weights)
+    rows, heavy, indices = (part.flatten(0, 1) for part in seen[0])
+    torch.testing.assert_close(heavy, weights.flatten())
+    count = quantizer.buffer("code_count", 0)[0]
+    for code in range(1, len(count)):
+        chosen = indices[:, 0] == code
+        if count[code] > 0.5:
+            want = (rows * heavy[:, None])[chosen].sum(0) / heavy[chosen].sum()
+            torch.testing.assert_close(quantizer.buffer("codebook", 0)[0, code], want)
+    assert (count > 0.5).sum() > 4
+
+
 @pytest.mark.parametrize("name", ["vq-vae-2", "residual"])
 def test_geometry_maps_coarse_latents_to_fine_ones(name: str) -> None:
     config = TINY[name]

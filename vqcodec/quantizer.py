@@ -183,7 +183,7 @@ class Quantizer(nn.Module):
         levels: int | None = None,
         beam: int = 1,
         weights: Tensor | None = None,
-        observe: Callable[[int, Tensor, Tensor], None] | None = None,
+        observe: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
     ) -> Quantized:
         """Entropy-constrained assignment with marginal code lengths, stride after stride.
 
@@ -194,8 +194,8 @@ class Quantizer(nn.Module):
             beam: paths that are followed up where levels are chosen jointly; 1 decides level
                 after level.
             weights: (B, h, w), how much a squared error counts; all alike without.
-            observe: called with (level, vectors (B, n, D_s), indices (B, n, S)), the vectors being
-                what the other levels of the stride leave to this one.
+            observe: called with (level, vectors (B, n, D_s), weights (B, n), indices (B, n, S)),
+                the vectors being what the other levels of the stride leave to this one.
         """
         rest, grids = latent, []
         bits = torch.zeros(len(latent))
@@ -220,7 +220,7 @@ class Quantizer(nn.Module):
                 bits += lengths.gather(2, indices.transpose(1, 2)).sum((1, 2))
                 grids.append(indices.reshape(-1, height // factor, width // factor, spec.slices))
                 if observe is not None:
-                    observe(level, left + code, indices)
+                    observe(level, left + code, 1 / price, indices)
         return Quantized(latent - rest, grids, bits)
 
     @torch.no_grad()
@@ -241,9 +241,9 @@ class Quantizer(nn.Module):
         """
         bins = rate_bins(quality)
 
-        def observe(level: int, vectors: Tensor, indices: Tensor) -> None:
+        def observe(level: int, vectors: Tensor, weights: Tensor, indices: Tensor) -> None:
             count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-            seen, sums = self._tally(level, vectors, indices)
+            seen, sums = self._tally(level, vectors, weights, indices)
             count.mul_(self.decay).add_(seen, alpha=1 - self.decay)
             total.mul_(self.decay).add_(sums, alpha=1 - self.decay)
             self._revive(level, vectors, indices)
@@ -257,16 +257,25 @@ class Quantizer(nn.Module):
 
         return self.forward(latent, quality, beam=TRAINING_BEAM, weights=weights, observe=observe)
 
-    def _tally(self, level: int, vectors: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Uses (S, K) of each code by indices (B, n, S), and the sum (S, K, d) of its vectors."""
+    def _tally(
+        self, level: int, vectors: Tensor, weights: Tensor, indices: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Weight (S, K) that chose each code by indices (B, n, S), weighted sum (S, K, d) of that.
+
+        Args:
+            vectors: (B, n, D_s).
+            weights: (B, n); those of the whole are made 1 on average.
+        """
         slices, size, dim = self.buffer("codebook", level).shape
         flat = (indices + torch.arange(slices) * size).flatten()
-        rows = self.cut(level, vectors).reshape(-1, dim)
+        each = (weights / weights.mean())[..., None].expand(indices.shape).reshape(-1, 1)
+        rows = self.cut(level, vectors).reshape(-1, dim) * each
         sums = torch.zeros(slices * size, dim).index_add_(0, flat, rows)
-        return _histograms(indices, size).sum(0), sums.reshape(slices, size, dim)
+        counts = torch.bincount(flat, each.flatten(), slices * size)
+        return counts.reshape(slices, size), sums.reshape(slices, size, dim)
 
     def _set_means(self, level: int) -> None:
-        """Each code to the mean of the vectors that chose it; code 0 stays the zero vector."""
+        """Each code to the weighted mean of what chose it; code 0 stays the zero vector."""
         count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
         codebook = self.buffer("codebook", level)
         codebook.copy_(total / count.clamp(min=1e-6)[..., None])
@@ -392,15 +401,15 @@ class Quantizer(nn.Module):
         everything = vectors, quality, torch.ones(vectors.shape[:2])
         # Many slices take long, and each of them has vectors enough.
         step = min(slices, max(1, len(vectors) // (2 * RATE_BINS)))
-        vectors, quality, price = (part[::step] for part in everything)
+        vectors, quality, even = (part[::step] for part in everything)
         rows, bins = self.cut(level, vectors).flatten(0, 1), rate_bins(quality)
         codebook.copy_(rows[torch.randint(len(rows), (size,))].transpose(0, 1))
         codebook[:, 0] = 0
         rates.fill_(1.0)
         for round_ in range(rounds):
             lengths = self.marginal_bits(level, quality)
-            indices = self.assign(level, vectors, quality, lengths, price)
-            count, total = self._tally(level, vectors, indices)
+            indices = self.assign(level, vectors, quality, lengths, even)
+            count, total = self._tally(level, vectors, even, indices)
             self.buffer("code_count", level).copy_(count / len(quality))
             self.buffer("code_sum", level).copy_(total / len(quality))
             if round_ < rounds - 2:
@@ -409,8 +418,8 @@ class Quantizer(nn.Module):
             for which in range(RATE_BINS):
                 used = _histograms(indices[bins == which], size).sum(0)
                 rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
-        vectors, quality, price = everything
-        return self.assign(level, vectors, quality, self.marginal_bits(level, quality), price)
+        vectors, quality, even = everything
+        return self.assign(level, vectors, quality, self.marginal_bits(level, quality), even)
 
 
 def _groups(levels: Sequence[Level]) -> list[list[int]]:
