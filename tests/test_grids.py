@@ -1,6 +1,5 @@
 """grids.py: tiles of index grids, coded alone, read back together or in part."""
 
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -14,12 +13,11 @@ from conftest import TINY
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqcodec import codec, container, grids, registry, resources, tiles, windows
+from vqcodec import codec, container, grids, registry, tiles, windows
 from vqcodec.container import Container
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
-from vqcodec.exact_prior import ExactPrior
-from vqcodec.resources import blas_threads
+from vqcodec.registry import Model
 from vqcodec.tiles import Tile, split
 
 Index = NDArray[np.uint16]
@@ -132,33 +130,6 @@ def test_first_levels_of_all_tiles(tiny_weights: dict[str, Path], small_tiles: i
             np.testing.assert_array_equal(got, want)
 
 
-def test_threads_share_the_tiles(
-    model: str, small_tiles: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Four read at once, to the same grids as one, and all end where one fails."""
-    data = codec.compress(picture(220, 40), 60, effort=0, model=model)
-    monkeypatch.setattr(resources, "blas_threads", lambda: 1)
-    alone = grids.read_grids(data, model=model).grids
-    monkeypatch.setattr(resources, "blas_threads", lambda: 4)
-    read, together = grids._read_tile, threading.Barrier(4, timeout=60)
-
-    def meet(parsed: Container, prior: ExactPrior, tile: Tile, *rest: int) -> object:
-        if tile.number < 4:
-            together.wait()
-        if tile.number == 6:
-            raise CorruptChunk(b"payload", 0, "tile 6")
-        return read(parsed, prior, tile, *rest)
-
-    before = blas_threads()
-    for got, want in zip(grids.read_grids(data, model=model).grids, alone, strict=True):
-        np.testing.assert_array_equal(got, want)
-    monkeypatch.setattr(grids, "_read_tile", meet)
-    with pytest.raises(CorruptChunk, match="tile 6"):
-        grids.read_grids(data, model=model)
-    assert blas_threads() == before
-    assert not [t for t in threading.enumerate() if t.name.startswith("ThreadPoolExecutor")]
-
-
 @pytest.mark.parametrize(
     "region", [(0, 0, 1, 1), (219, 39, 1, 1), (15, 31, 2, 9), (30, 0, 2, 40), (0, 0, 220, 40)]
 )
@@ -173,9 +144,9 @@ def test_only_needed_tiles_are_decoded(
     whole = grids.read_grids(data, model=model).grids
     seen, read = [], grids._read_tile
 
-    def count(parsed: Container, prior: ExactPrior, tile: Tile, *rest: int) -> object:
+    def count(parsed: Container, loaded: Model, tile: Tile, *rest: int) -> object:
         seen.append(tile.number)
-        return read(parsed, prior, tile, *rest)
+        return read(parsed, loaded, tile, *rest)
 
     monkeypatch.setattr(grids, "_read_tile", count)
     found = grids.read_grids(data, model=model, region=region)

@@ -1,7 +1,6 @@
 """Index grids of a picture <-> the payload of its file, tile by tile."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +10,8 @@ from vqcodec import container, registry, windows
 from vqcodec.coder import IndexGrid, decode_grids, encode_grids
 from vqcodec.container import MAX_PIXELS, Container, Part, levels_per_part
 from vqcodec.errors import CorruptChunk, RegionError
-from vqcodec.exact_prior import ExactPrior
 from vqcodec.refine import refine
 from vqcodec.registry import Model
-from vqcodec.resources import in_threads
 from vqcodec.tiles import Tile
 
 __all__ = ["Grids", "read_grids", "write_tile"]
@@ -119,28 +116,20 @@ def read_grids(
     count, size = min(levels or len(specs), parsed.level_count), (parsed.height, parsed.width)
     grids: list[NDArray[np.uint16]] = []
     tiles = windows.needed(loaded, *size, box_of(parsed, region))
-    most, damaged, prior = 0, 0, loaded.prior
-
-    def read(tile: Tile) -> tuple[list[IndexGrid], bool]:
-        return _read_tile(parsed, prior, tile, count, partial)
-
-    def put(tile: Tile, decoded: list[IndexGrid]) -> None:
+    most, damaged = 0, 0
+    for done, tile in enumerate(tiles):
+        decoded, sound = _read_tile(parsed, loaded, tile, count, partial)
+        damaged += not sound
+        if damaged == HOPELESS and most == 0:
+            break  # forged, or for another model
         if decoded and not grids:  # not earlier: anyone can write a large size into a header
-            grids.extend(_zeros(loaded, size, count))
+            grids = _zeros(loaded, size, count)
         for grid, part, spec in zip(grids, decoded, specs, strict=False):
             top, left = tile.top // spec.stride, tile.left // spec.stride
             grid[top : top + part.shape[0], left : left + part.shape[1]] = part
-
-    # Tiles do not know of each other, and the fronts of one are too small to share out.
-    with closing(in_threads(read, tiles)) as results:
-        for done, (decoded, sound) in enumerate(results):
-            damaged += not sound
-            if damaged == HOPELESS and most == 0:
-                break  # forged, or for another model
-            put(tiles[done], decoded)
-            most = max(most, len(decoded))
-            if progress:
-                progress((done + 1) / len(tiles))
+        most = max(most, len(decoded))
+        if progress:
+            progress((done + 1) / len(tiles))
     if most == 0:
         raise CorruptChunk(b"payload", len(data), "not even the first part of a tile is there")
     return Grids(parsed, loaded, grids[:most], damaged)
@@ -169,12 +158,12 @@ def box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
 
 
 def _read_tile(
-    parsed: Container, prior: ExactPrior, tile: Tile, count: int, partial: bool
+    parsed: Container, loaded: Model, tile: Tile, count: int, partial: bool
 ) -> tuple[list[IndexGrid], bool]:
     """The first levels of a tile, as many of `count` as have arrived, and whether all are sound."""
     step = parsed.levels_per_part
     whole = min(-(-count // step) * step, parsed.level_count)  # only whole parts can be checked
-    shapes = prior.config.grid_shapes(tile.bottom - tile.top, tile.right - tile.left)[:whole]
+    shapes = loaded.config.grid_shapes(tile.bottom - tile.top, tile.right - tile.left)[:whole]
     payload, ends = parsed.tile_payload(tile.number), parsed.tile_word_ends(tile.number)
     parts = parsed.tile_parts(tile.number)
     sound: list[IndexGrid] = []
@@ -191,7 +180,7 @@ def _read_tile(
 
     # Part by part, so that a forged file is refused long before its last level.
     try:
-        decode_grids(prior, payload, shapes, parsed.quality, ends, check)
+        decode_grids(loaded.prior, payload, shapes, parsed.quality, ends, check)
     except CorruptChunk:
         if not partial:
             raise
