@@ -29,10 +29,11 @@ STAGES = {
     "target": set(),
     "refine": {"perception", "registry"},
     "tiles": {"container"},
+    "readers": {"coder", "container", "registry", "tiles"},
     "windows": {"image", "registry", "tiles"},
     "grids": {
-        *("coder", "container", "exact_prior", "perception", "refine", "registry", "resources"),
-        *("tiles", "windows"),
+        *("coder", "container", "perception", "readers", "refine", "registry", "tiles"),
+        "windows",
     },
     "codec": {
         *("image", "registry", "exact_prior", "container", "grids", "tiles", "windows"),
@@ -72,7 +73,8 @@ STAGES = {
 }
 NO_TORCH = {
     *("errors", "config", "image", "exact_prior", "coder", "container", "registry", "codec"),
-    *("allocation", "target", "tiles", "windows", "grids", "probe", "doctor", "resources"),
+    *("allocation", "target", "tiles", "readers", "windows", "grids", "probe", "doctor"),
+    "resources",
 }
 
 

@@ -43,6 +43,7 @@ from vqcodec.options import (
     Size,
     Tune,
     Weights,
+    Workers,
     finite,
     one_of,
     parse_names,
@@ -105,6 +106,7 @@ def compress(
     ] = True,
     max_pixels: MaxPixels = container.MAX_PIXELS,
     max_memory: MaxMemory = None,
+    workers: Workers = None,
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
@@ -137,6 +139,7 @@ def compress(
             strip=strip,
             check=check,
             max_pixels=limit,
+            workers=workers,
             notes=lambda text: report.note(job.source, text),
             found=found.append,
             progress=advance,
@@ -167,6 +170,7 @@ def decompress(
     model: Weights = None,
     max_pixels: MaxPixels = container.MAX_PIXELS,
     max_memory: MaxMemory = None,
+    workers: Workers = None,
     force: Force = False,
     as_json: Json = False,
     recursive: Recursive = False,
@@ -189,6 +193,7 @@ def decompress(
             partial=partial,
             model=model,
             max_pixels=limit,
+            workers=workers,
             notes=lambda text: report.note(job.source, text),
             progress=advance,
         )
@@ -227,7 +232,10 @@ def info(
 
 @app.command()
 def verify(
-    inputs: Inputs, model: Weights = None, max_pixels: MaxPixels = container.MAX_PIXELS
+    inputs: Inputs,
+    model: Weights = None,
+    max_pixels: MaxPixels = container.MAX_PIXELS,
+    workers: Workers = None,
 ) -> None:
     """Decode .vqc files and check every checksum; the exit status is 0 if all are right."""
     report = Report()
@@ -235,7 +243,8 @@ def verify(
     def work(job: Job, advance: Advance) -> None:
         from vqcodec import codec
 
-        codec.verify(files.read_vqc(job.source), model, max_pixels=max_pixels)
+        data = files.read_vqc(job.source)
+        codec.verify(data, model, max_pixels=max_pixels, workers=workers)
         report.show(f"{one_line(job.source)}: ok")
 
     report.each([Job(name, STREAM) for name in inputs], work)

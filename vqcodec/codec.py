@@ -47,6 +47,7 @@ def compress(
     strip: bool = False,
     check: bool = False,
     max_pixels: int = image.MAX_PIXELS,
+    workers: int | None = 1,
     notes: Callable[[str], None] | None = None,
     found: Callable[[float], None] | None = None,
     progress: Callable[[float], None] | None = None,
@@ -72,6 +73,7 @@ def compress(
         strip: leave out ICC, EXIF and XMP.
         check: decode the indices of the file again before it is returned.
         max_pixels: refuse larger pictures, before they are decoded.
+        workers: of `check`, as of `decompress`.
         notes: told of each conversion that loses something, and of a bpp that was not hit.
         found: told the quality, the one given or the one that met the target.
         progress: told the share of the work done, 0..1.
@@ -113,7 +115,7 @@ def compress(
         found(quality)
     if check:
         try:
-            verify(data, model)
+            verify(data, model, workers=workers)
         except BitstreamError as error:
             raise ModelError(
                 f"what was written does not decode here; see doctor: {error}"
@@ -170,6 +172,7 @@ def decompress(
     partial: bool = False,
     model: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    workers: int | None = 1,
     notes: Callable[[str], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> "Image":
@@ -181,6 +184,8 @@ def decompress(
         partial: decode what there is of a file that was cut or damaged.
         model: name or path of the weights, where they are not among those shipped.
         max_pixels: refuse larger pictures, before memory is taken.
+        workers: so many processes at most read the tiles of a large picture; 1 starts none; None:
+            as many as there are processors, up to 4.
         notes: told what a cut or damaged file lost.
         progress: told the share of the work done, 0..1.
     Raises:
@@ -197,6 +202,7 @@ def decompress(
             partial=partial,
             model=model,
             max_pixels=max_pixels,
+            workers=workers,
             notes=notes,
             progress=progress,
         )
@@ -212,6 +218,7 @@ def decompress_picture(
     partial: bool = False,
     model: str | None = None,
     max_pixels: int = MAX_PIXELS,
+    workers: int | None = 1,
     notes: Callable[[str], None] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Picture:
@@ -232,6 +239,7 @@ def decompress_picture(
         model=model,
         region=region,
         max_pixels=max_pixels,
+        workers=workers,
         progress=advance,
     )
     parsed = found.container
@@ -272,17 +280,20 @@ def _losses(found: Grids) -> Iterator[str]:
         yield f"its {kind.decode()} is lost"
 
 
-def verify(data: bytes, model: str | None = None, *, max_pixels: int = MAX_PIXELS) -> None:
+def verify(
+    data: bytes, model: str | None = None, *, max_pixels: int = MAX_PIXELS, workers: int | None = 1
+) -> None:
     """Decode everything but the pixels and check every checksum; needs no torch.
 
     Args:
         model: name or path of the weights, where they are not among those shipped.
         max_pixels: refuse larger pictures, before memory is taken.
+        workers: as of `decompress`.
     Raises:
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
     """
-    parsed = read_grids(data, model=model, max_pixels=max_pixels).container
+    parsed = read_grids(data, model=model, max_pixels=max_pixels, workers=workers).container
     if (alpha := parsed.chunk(ALPHA)) is not None:
         image.decode_alpha(alpha, parsed.width, parsed.height)
 

@@ -1,15 +1,17 @@
 """Index grids of a picture <-> the payload of its file, tile by tile."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec import container, registry, windows
-from vqcodec.coder import IndexGrid, decode_grids, encode_grids
+from vqcodec.coder import IndexGrid, encode_grids
 from vqcodec.container import MAX_PIXELS, Container, Part, levels_per_part
 from vqcodec.errors import CorruptChunk, RegionError
+from vqcodec.readers import Reader, read_tiles
 from vqcodec.refine import refine
 from vqcodec.registry import Model
 from vqcodec.tiles import Tile
@@ -94,6 +96,7 @@ def read_grids(
     model: str | None = None,
     region: tuple[int, int, int, int] | None = None,
     max_pixels: int = MAX_PIXELS,
+    workers: int | None = 1,
     progress: Callable[[float], None] | None = None,
 ) -> Grids:
     """Parse a file, find its model, decode the index grids and check them; needs no torch.
@@ -103,6 +106,7 @@ def read_grids(
             first part that did not arrive or does not match its check.
         region: (x, y, width, height); tiles that it does not need are not decoded.
         max_pixels: refuse larger pictures.
+        workers: how many processes read tiles, as of `readers.read_tiles`.
     Raises:
         BitstreamError, ModelError, RegionError, ValueError: as `codec.decompress`.
     """
@@ -117,19 +121,19 @@ def read_grids(
     grids: list[NDArray[np.uint16]] = []
     tiles = windows.needed(loaded, *size, box_of(parsed, region))
     most, damaged = 0, 0
-    for done, tile in enumerate(tiles):
-        decoded, sound = _read_tile(parsed, loaded, tile, count, partial)
-        damaged += not sound
-        if damaged == HOPELESS and most == 0:
-            break  # forged, or for another model
-        if decoded and not grids:  # not earlier: anyone can write a large size into a header
-            grids = _zeros(loaded, size, count)
-        for grid, part, spec in zip(grids, decoded, specs, strict=False):
-            top, left = tile.top // spec.stride, tile.left // spec.stride
-            grid[top : top + part.shape[0], left : left + part.shape[1]] = part
-        most = max(most, len(decoded))
-        if progress:
-            progress((done + 1) / len(tiles))
+    with closing(read_tiles(Reader(data, parsed, loaded, count, partial), tiles, workers)) as found:
+        for done, (decoded, sound) in enumerate(found):
+            damaged += not sound
+            if damaged == HOPELESS and most == 0:
+                break  # forged, or for another model
+            if decoded and not grids:  # not earlier: anyone can write a large size into a header
+                grids = _zeros(loaded, size, count)
+            for grid, part, spec in zip(grids, decoded, specs, strict=False):
+                top, left = tiles[done].top // spec.stride, tiles[done].left // spec.stride
+                grid[top : top + part.shape[0], left : left + part.shape[1]] = part
+            most = max(most, len(decoded))
+            if progress:
+                progress((done + 1) / len(tiles))
     if most == 0:
         raise CorruptChunk(b"payload", len(data), "not even the first part of a tile is there")
     return Grids(parsed, loaded, grids[:most], damaged)
@@ -155,34 +159,3 @@ def box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
             f"region {x},{y},{width},{height} is not inside {parsed.width} x {parsed.height}"
         )
     return Tile(0, y, x, y + height, x + width)
-
-
-def _read_tile(
-    parsed: Container, loaded: Model, tile: Tile, count: int, partial: bool
-) -> tuple[list[IndexGrid], bool]:
-    """The first levels of a tile, as many of `count` as have arrived, and whether all are sound."""
-    step = parsed.levels_per_part
-    whole = min(-(-count // step) * step, parsed.level_count)  # only whole parts can be checked
-    shapes = loaded.config.grid_shapes(tile.bottom - tile.top, tile.right - tile.left)[:whole]
-    payload, ends = parsed.tile_payload(tile.number), parsed.tile_word_ends(tile.number)
-    parts = parsed.tile_parts(tile.number)
-    sound: list[IndexGrid] = []
-
-    def check(grids: list[IndexGrid]) -> None:
-        last = len(grids)
-        if last % step and last != parsed.level_count:
-            return  # within a part
-        first = (last - 1) // step * step
-        if container.checksum_indices(grids[first:]) != parts[first // step].check:
-            what = f"levels from {first} on of tile {tile.number} do not match their checksum"
-            raise CorruptChunk(b"payload", 0, what)
-        sound[:] = grids
-
-    # Part by part, so that a forged file is refused long before its last level.
-    try:
-        decode_grids(loaded.prior, payload, shapes, parsed.quality, ends, check)
-    except CorruptChunk:
-        if not partial:
-            raise
-        return sound[:count], False
-    return sound[:count], True

@@ -34,6 +34,7 @@ __all__ = [
     "Size",
     "Tune",
     "Weights",
+    "Workers",
     "finite",
     "one_of",
     "parse_bytes",
@@ -123,6 +124,17 @@ MaxMemory = Annotated[
         metavar="BYTES",
         parser=parse_bytes,
         help="Refuse pictures that may take more, as estimated; 800MB, 2GB.",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "-j",
+        "--workers",
+        min=1,
+        metavar="N",
+        show_default="processors, up to 4",
+        help="Processes that decode the tiles of a large picture.",
     ),
 ]
 Effort = Annotated[int, typer.Option(min=0, max=2, help="0 is faster, 2 smaller.")]

@@ -55,6 +55,7 @@ class Model:
     """A loaded weights file. The networks, hence torch, load when first used."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             self.model_id = hash_file(path)
             with safe_open(path, framework="np") as file:
