@@ -158,14 +158,9 @@ class _Worker:
             OSError: the process cannot be started.
         """
         self.reader, self.begun = reader, False
+        path = json.dumps([str(folder) for folder in sys.path])
         self.process = subprocess.Popen(
-            [
-                sys.executable or "",
-                "-I",
-                "-c",
-                PROGRAM,
-                json.dumps([str(path) for path in sys.path]),
-            ],
+            [sys.executable or "", "-I", "-c", PROGRAM, path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -184,9 +179,8 @@ class _Worker:
             answer = json.loads(back.readline())
             shapes = self.reader.shapes(tile)[: answer["levels"]]
             levels = zip(shapes, self.reader.model.config.levels, strict=False)
-            return [_receive(back, *shape, level.slices) for shape, level in levels], answer[
-                "sound"
-            ]
+            grids = [_receive(back, *shape, level.slices) for shape, level in levels]
+            return grids, answer["sound"]
         except (OSError, ValueError, TypeError, KeyError):  # of a process that ended: no JSON
             self.stop()
             return None
