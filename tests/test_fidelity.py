@@ -134,6 +134,7 @@ REFUSED: dict[str, tuple[Any, ...]] = {  # the output format; pictures
     "WEBP cannot hold a side of 16384 pixels; write PNG instead": ("webp", WIDEST),
     "0 x 5 has no pixels": ("png", Image.new("RGB", (0, 5))),
     "30000 x 30000 is over the limit of 500000000 pixels": ("png", png(30_000, 30_000, 8, 2, b"")),
+    "it is over the limit of 500000000 pixels": ("png", png(60_000, 60_000, 8, 2, b"")),
     **{CLEAR.format(kind): (kind, clear()) for kind in ("JPEG", "BMP", "PPM")},
     f"cannot write .gif files; known: {' '.join(image.OUTPUT_EXTENSIONS)}": ("gif", plain()),
 }

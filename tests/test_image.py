@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from vqcodec import container, image
 from vqcodec.errors import CorruptChunk, ImageError
@@ -378,6 +378,39 @@ def test_cut_files(kind: str) -> None:
         assert "\n" not in str(caught.value) and "BytesIO" not in str(caught.value)
 
 
+def test_every_damage_to_a_png_file_is_found() -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "maker"
+    data = saved(Image.fromarray(noise(9, 9, 3)), "PNG", exif=exif)
+    assert read_picture(data + b"behind the end").exif
+    for size in range(len(data)):
+        with pytest.raises(ImageError):
+            read_picture(data[:size])
+    for bit in range(8 * len(data)):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ImageError):
+            read_picture(bytes(damaged))
+
+
+def test_text_of_a_png_file_may_be_long() -> None:
+    plain = Image.new("L", (2, 2))
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>" + bytes(3 * 2**20) + b"</x:xmpmeta>"
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("XML:com.adobe.xmp", xmp.decode(), zip=True)
+    text.add_text("Comment", "so long " * 2**19, zip=True)
+    profile = bytes(16) + b"GRAY" + bytes(2 * 2**20)
+    picture = read_picture(saved(plain, "PNG", pnginfo=text, icc_profile=profile))
+    assert (picture.xmp, picture.icc) == (xmp, profile)
+    assert PngImagePlugin.MAX_TEXT_CHUNK < 2**21  # that of the process is as it was
+
+
+@pytest.mark.parametrize("other", [None, io.BytesIO(b"x"), np.zeros((4, 4, 3), np.uint8), 5])
+def test_what_is_no_picture_is_the_callers_mistake(other: Any) -> None:
+    with pytest.raises(TypeError, match="a path, bytes or a Pillow image, not"):
+        from_pil(other)
+
+
 @settings(deadline=None)
 @given(data=st.data(), kind=st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM"]))
 def test_damaged_files_read_or_raise_ours(data: st.DataObject, kind: str) -> None:
@@ -421,7 +454,7 @@ def test_vector_pictures_are_not_handed_to_ghostscript() -> None:
 def test_pixel_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(Image.new("1", (300, 300)), "PNG")
     for limit in (89_999, 10):  # Pillow itself warns, or raises above twice the limit
-        with pytest.raises(ImageError, match="limit"):
+        with pytest.raises(ImageError, match=f"over the limit of {limit} pixels"):
             read_picture(data, max_pixels=limit)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_picture(data).width == 300  # our limit counts, not the process's

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,6 +128,9 @@ def read_picture(
         raise ImageError(f"{name}: the file is empty")
     with _pillow(name, max_pixels), Image.open(io.BytesIO(data)) as image:
         _check_kind(image)
+        _check_size(image, max_pixels)
+        if image.format == "PNG":
+            _check_png(data)
         return _from_pil(image, strip, max_pixels)
 
 
@@ -135,7 +139,10 @@ def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_P
 
     Raises:
         ImageError: no pixels, too many, or Pillow cannot load or convert it.
+        TypeError: it is something else.
     """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"a path, bytes or a Pillow image, not {type(image).__name__}")
     with _pillow("picture", max_pixels):
         return _from_pil(image, strip, max_pixels)
 
@@ -146,6 +153,23 @@ def _check_kind(image: Image.Image) -> None:
     if image.format not in _FIRST_FRAME_FORMATS and getattr(image, "n_frames", 1) > 1:
         what = "files with several pages" if image.format in _PAGED_FORMATS else "animated pictures"
         raise ImageError(f"{what} are not supported")
+
+
+def _check_png(data: bytes) -> None:
+    """Check that all chunks are there and undamaged: Pillow looks only at those before samples.
+
+    Source: PNG specification, third edition, section 5.3.
+    """
+    offset, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(data[offset : offset + 4], "big"), data[offset + 4 : offset + 8]
+        end = offset + 8 + size
+        if len(data) < end + 4:
+            raise ImageError("image file is truncated")
+        crc = int.from_bytes(data[end : end + 4], "big")
+        if zlib.crc32(memoryview(data)[offset + 4 : end]) != crc:
+            raise ImageError(f"damaged: the checksum of its chunk {kind!r} is wrong")
+        offset = end + 4
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -333,18 +357,21 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 @contextmanager
 def _pillow(name: str, max_pixels: int) -> Iterator[None]:
     """Run Pillow with our pixel limit, without warnings, its exceptions as `ImageError`."""
-    # Both the limit and the warning filter are global to the process, hence the lock.
+    # The limits and the warning filter are global to the process, hence the lock.
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        previous, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+        previous = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = max_pixels, _MAX_METADATA_BYTES
         try:
             yield
         except ImageError as error:
             raise ImageError(f"{name}: {error}") from error
+        except Image.DecompressionBombError as error:  # its text names twice our limit
+            raise ImageError(f"{name}: it is over the limit of {max_pixels} pixels") from error
         except UnidentifiedImageError as error:  # its text names a BytesIO object
             raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
         except Exception as error:  # plug-ins raise nearly anything for a damaged file
             reason = str(error).strip().split("\n")[0] or type(error).__name__
             raise ImageError(f"{name}: {reason}") from error
         finally:
-            Image.MAX_IMAGE_PIXELS = previous
+            Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = previous
