@@ -49,7 +49,7 @@ class FakeCodec(types.ModuleType):
         return image.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
 
     def verify(self, data: bytes, model: str | None = None, **options: Any) -> None:
-        container.parse(data, **options)
+        container.parse(data, max_pixels=options["max_pixels"])
 
     def sample(self, count: int, **options: Any) -> list[Image.Image]:
         self.calls.append(options)
@@ -303,6 +303,25 @@ def test_directories_are_mirrored() -> None:
 # Failures
 
 
+@pytest.mark.parametrize("folder", ["many.jpg", "tree.2026"])
+def test_the_name_of_a_folder_says_nothing_of_the_format(folder: str) -> None:
+    vqc("a.vqc")
+    vqc("b.vqc")
+    assert run("decompress", "a.vqc", "b.vqc", "-o", folder).exit_code == 0
+    for name in ("a.png", "b.png"):
+        with Image.open(Path(folder, name)) as found:
+            assert found.format == "PNG"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_pipes_in_a_directory_are_not_waited_for() -> None:
+    picture("in/b.png")
+    os.mkfifo("in/a.png")
+    result = run("compress", "-r", "in", "-o", "out")
+    assert (result.exit_code, everything()) == (1, ["in/b.png", "out/b.vqc"])
+    assert "in/a.png: is not a regular file" in result.stderr
+
+
 def test_one_failure_does_not_stop_the_others() -> None:
     Path("bad.png").write_bytes(b"no picture")
     result = run("compress", "missing.png", "bad.png", picture("good.png"))
@@ -332,8 +351,14 @@ def test_an_input_is_never_replaced(target: str) -> None:
     os.link("a.png", "hard.png")
     result = run("compress", "a.png", "-f", "-o", target)
     assert result.exit_code == 1
-    assert "is an input" in result.stderr
+    assert "is the input itself, which would be lost" in result.stderr
     assert Path("a.png").read_bytes() == before
+
+
+def test_a_suffix_mistaken_is_told() -> None:
+    result = run("decompress", picture("a.png"))
+    assert result.exit_code == 1
+    assert "a.png: is the input itself, which would be lost; -o can name another" in result.stderr
 
 
 def test_two_results_with_one_name() -> None:
@@ -420,6 +445,7 @@ def test_strange_names_stay_on_one_line() -> None:
         "compress a.png --size 1kB --psnr 30",
         "compress a.png --bpp 0",
         "compress a.png --bpp inf",
+        *("compress a.png --bpp 1e200", "compress a.png --psnr 1e-200"),
         "compress a.png --psnr nan",
         "compress a.png --psnr -3",
         "compress a.png --size 0",
@@ -439,6 +465,7 @@ def test_strange_names_stay_on_one_line() -> None:
             for r in ("-1,0,5,5", "1,,2,3", "1,2,3,4,5", "0,0,1.5,2")
         ),
         *(f"decompress a.vqc --region={r}" for r in ("", "640x480", "1,2,3,", "1,2,3,4,")),
+        *(f"decompress a.vqc --region={'1' * 5000},0,1,1", f"sample --size {'1' * 5000}x1"),
         "sample --size 10",
         "sample --size 0x10",
         "sample --size 99999x99999",
@@ -597,6 +624,33 @@ def test_a_closed_pipe_is_quiet() -> None:
     result = shell("info", *["a.vqc"] * 9, stdout=writer, stderr=subprocess.PIPE)
     os.close(writer)
     assert (result.returncode, result.stderr) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        ("info a.vqc >&-", 1, "not writable"),
+        ("info - <&- >/dev/null", 1, "not a .vqc file"),
+        ("decompress a.vqc -o - >&-", 1, "standard output is closed"),
+        ("compress a.png -o b.vqc --effort 0 >&- <&-", 0, ""),
+        ("info nothing.vqc 2>&-", 1, ""),
+        ("--help >/dev/full", 1, "No space left on device"),
+        ("--version >/dev/full", 1, "No space left on device"),
+        ("--version >&-", 1, "not writable"),
+    ],
+)
+def test_closed_and_full_streams_are_one_line(arguments: str, status: int, text: str) -> None:
+    if "/dev/full" in arguments and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    vqc("a.vqc")
+    picture("a.png")
+    command = f"{sys.executable} -m vqcodec {arguments}"
+    result = subprocess.run(
+        ["sh", "-c", command], env=environment(), text=True, stderr=subprocess.PIPE, timeout=60
+    )
+    assert (result.returncode, text in result.stderr) == (status, True), result.stderr
+    assert result.stderr.count("\n") == (1 if text else 0)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

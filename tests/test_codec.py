@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import vqcodec
-from vqcodec import codec, container, grids, registry, windows
+from vqcodec import codec, container, grids, metrics, registry, windows
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ImageError, ModelError, TargetError
 
@@ -84,6 +84,21 @@ def test_a_file_that_does_not_decode_is_not_returned(
 def test_large_pictures_are_refused_before_they_are_decoded() -> None:
     with pytest.raises(ImageError, match="over the limit of 1000 pixels"):
         codec.compress(picture(40, 40), max_pixels=1000)
+
+
+def test_a_higher_limit_holds_to_the_end(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was let in is let out: by the check and by the search that decodes, too."""
+    decode: Any = codec.decompress_picture
+    for function in (codec.verify, decode.__wrapped__):
+        monkeypatch.setitem(function.__kwdefaults__, "max_pixels", 1000)
+    options: dict[str, Any] = {"model": str(tiny_weights["vq-vae"]), "max_pixels": 2000}
+    data = codec.compress(picture(40, 40), 50, check=True, **options)
+    with pytest.raises(CorruptChunk, match="more than 1000 pixels"):
+        codec.verify(data, options["model"])
+    found = metrics.psnr_db(np.asarray(picture(40, 40)), decode(data, **options).rgb)
+    assert codec.compress(picture(40, 40), psnr=found - 0.01, **options)
 
 
 def test_fewer_levels_are_a_coarser_picture(tiny_weights: dict[str, Path]) -> None:
@@ -211,6 +226,7 @@ def test_alpha_grey_and_metadata_survive(tiny_weights: dict[str, Path]) -> None:
     [
         *({"quality": -1}, {"quality": 101}, {"effort": 3}, {"levels": 0}),
         *({"size": 0}, {"size": 9, "psnr": 9}, {"quality": 50, "bpp": 1}),
+        *({"size": 10**400}, {"bpp": 1e200}, {"psnr": 1e-200}, {"bpp": float("nan")}),
     ],
 )
 def test_arguments_out_of_range(tiny_weights: dict[str, Path], bad: dict[str, int]) -> None:
@@ -311,6 +327,19 @@ def test_samples_are_reproducible_and_different(tiny_weights: dict[str, Path]) -
     assert [p.size for p in first] == [(40, 24)] * 3
     assert [p.tobytes() for p in first] == [p.tobytes() for p in again]
     assert len({p.tobytes() for p in first + other}) == 6
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *({"temperature": -1}, {"temperature": float("nan")}, {"top_p": 2}, {"top_p": -0.1}),
+        *({"quality": 30.5}, {"quality": 101}, {"size": (0, 8)}),
+    ],
+)
+def test_samples_out_of_range(tiny_weights: dict[str, Path], bad: dict[str, Any]) -> None:
+    for count, options in ((1, bad), (0, {})):
+        with pytest.raises(ValueError, match="out of range"):
+            codec.sample(count, model=str(tiny_weights["vq-vae"]), **options)
 
 
 def test_cold_samples_take_the_likeliest_index(tiny_weights: dict[str, Path]) -> None:

@@ -215,11 +215,20 @@ def test_other_files_and_newer_versions() -> None:
         parse(bytes(newer))
 
 
-@pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("fields", [PLAIN, RICH], ids=["plain", "rich"])
-def test_bytes_behind_the_end(fields: Container, partial: bool) -> None:
-    with pytest.raises(CorruptChunk, match="1 bytes behind the end"):
-        parse(pack(fields) + b"\0", partial=partial)
+def test_bytes_behind_the_end(fields: Container) -> None:
+    data = pack(fields)
+    with pytest.raises(CorruptChunk, match="3 bytes behind the end"):
+        parse(data + bytes(3))
+    found = parse(data + bytes(3), partial=True)
+    assert found == replace(fields, surplus=3) and not found.complete
+    assert parse(data, partial=True).complete
+
+
+@pytest.mark.parametrize("data", [None, "a.vqc", Path("a.vqc"), 7])
+def test_what_is_no_bytes_is_the_callers_mistake(data: object) -> None:
+    with pytest.raises(TypeError, match=r"the bytes of a \.vqc file, not"):
+        parse(data)  # type: ignore[arg-type]
 
 
 def _header(

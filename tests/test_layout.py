@@ -59,7 +59,7 @@ STAGES = {
     "report": {"evaluate", "files", "metrics", "peers", "plots", "registry"},
     "files": {"container"},
     "console": {"files", "container", "registry"},
-    "options": {"files", "console", "container", "image", "__init__"},
+    "options": {"files", "console", "container", "image", "target", "__init__"},
     "sheet": set(),
     "cli": {
         *("files", "console", "options", "codec", "container", "demo", "evaluate", "image"),

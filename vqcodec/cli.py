@@ -3,6 +3,7 @@
 Nothing here imports torch or NumPy before a command needs it: `--help` and `info` answer at once.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,8 +65,12 @@ VQC = frozenset({".vqc"})
 class Group(TyperGroup):
     """Commands whose expected errors are one line on standard error, never a traceback."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        with one_line_errors():  # of --help and --version, which end before a command begins
+            return super().main(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        with one_line_errors():
+        with one_line_errors():  # before Typer makes of Ctrl-C what it thinks
             return super().invoke(ctx)
 
 
@@ -126,6 +131,7 @@ def compress(
 
         start = time.perf_counter()
         found: list[float] = []
+        before = os.path.getsize(job.source) if os.path.isfile(job.source) else None
         data = codec.compress(
             files.read_stdin() if job.source == STREAM else job.source,
             quality=quality,
@@ -145,9 +151,9 @@ def compress(
             progress=advance,
         )
         files.write(job.target, data, force, job.new_folders)
-        if job.source != STREAM and (before := Path(job.source).stat().st_size) < len(data):
+        if before is not None and before < len(data):
             report.note(job.source, f"the result is larger: {len(data)} bytes, not {before}")
-        fields = describe_file(data) | {"quality": found[0]}
+        fields = describe_file(data, limit) | {"quality": found[0]}
         report.done(
             job,
             f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp, quality {found[0]:g}",
@@ -176,7 +182,8 @@ def decompress(
     recursive: Recursive = False,
 ) -> None:
     """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
-    suffix, box = picture_suffix(output), parse_region(region) if region is not None else None
+    suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
+    box = parse_region(region) if region is not None else None
     limit = pixel_limit(max_pixels, max_memory)
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
@@ -236,16 +243,17 @@ def verify(
     model: Weights = None,
     max_pixels: MaxPixels = container.MAX_PIXELS,
     workers: Workers = None,
+    as_json: Json = False,
 ) -> None:
     """Decode .vqc files and check every checksum; the exit status is 0 if all are right."""
-    report = Report()
+    report = Report(as_json)
 
     def work(job: Job, advance: Advance) -> None:
         from vqcodec import codec
 
         data = files.read_vqc(job.source)
         codec.verify(data, model, max_pixels=max_pixels, workers=workers)
-        report.show(f"{one_line(job.source)}: ok")
+        report.show(f"{one_line(job.source)}: ok", input=job.source, ok=True)
 
     report.each([Job(name, STREAM) for name in inputs], work)
 

@@ -5,6 +5,7 @@ rate-distortion beam search) -> payload (exact prior + range coder) -> .vqc (con
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -115,7 +116,7 @@ def compress(
         found(quality)
     if check:
         try:
-            verify(data, model, workers=workers)
+            verify(data, model, max_pixels=source.width * source.height, workers=workers)
         except BitstreamError as error:
             raise ModelError(
                 f"what was written does not decode here; see doctor: {error}"
@@ -278,6 +279,8 @@ def _losses(found: Grids) -> Iterator[str]:
         yield "the payload's checksum is wrong, but all that was decoded is right"
     for kind in parsed.lost:
         yield f"its {kind.decode()} is lost"
+    if parsed.surplus:
+        yield f"{parsed.surplus} bytes behind the end of the file left out"
 
 
 def verify(
@@ -317,8 +320,15 @@ def sample(
         top_p: draw among the likeliest indices that hold this share of the probability.
         size: (width, height) in pixels.
         quality: 0..100, the kind of picture that the prior is asked for.
+    Raises:
+        ModelError: no such model.
+        ValueError: one of the numbers is out of range.
     Source: ancestral sampling; nucleus sampling, Holtzman et al. (2020).
     """
+    if count < 1 or min(size) < 1 or quality not in range(101):
+        raise ValueError(f"count {count}, size {size} or quality {quality} out of range")
+    if not (0 <= temperature < math.inf and 0 <= top_p <= 1):
+        raise ValueError(f"temperature {temperature} or top_p {top_p} out of range")
     loaded = registry.load(model)
     rng = np.random.default_rng(seed)
 
@@ -366,7 +376,7 @@ def _hit(
     progress: Callable[[float], None] | None,
 ) -> tuple[float, bytes]:
     """The quality that hits a goal, and the file."""
-    numbers = itertools.count()
+    numbers, pixels = itertools.count(), source.width * source.height
 
     def attempt(quality: float) -> bytes:
         number = next(numbers)
@@ -379,8 +389,9 @@ def _hit(
 
     def measure(data: bytes) -> float:
         if goal.unit == "dB":
-            return metrics.psnr_db(source.rgb, decompress_picture(data, model=model).rgb)
-        return 8 * len(data) / (source.width * source.height) if goal.unit == "bpp" else len(data)
+            decoded = decompress_picture(data, model=model, max_pixels=pixels)
+            return metrics.psnr_db(source.rgb, decoded.rgb)
+        return 8 * len(data) / pixels if goal.unit == "bpp" else len(data)
 
     best = reach(goal, attempt, measure)
     if notes and not goal.will_do(best.value):

@@ -212,27 +212,40 @@ def one_line_errors() -> Iterator[None]:
     """Turn what may go wrong into one line on standard error and the exit status.
 
     Raises:
-        typer.Exit: 1 after an expected error or a broken pipe, 130 after Ctrl-C.
+        SystemExit: 1 after an expected error or a broken pipe, 130 after Ctrl-C.
     """
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a file name may not fit the terminal's letters
             stream.reconfigure(errors="backslashreplace")
     try:
-        yield
-        sys.stdout.flush()  # a full disk or a closed pipe shows here, not after our last word
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # a full disk or a closed pipe shows here, not after our last word
     except KeyboardInterrupt:
         print("vqcodec: interrupted", file=sys.stderr, flush=True)
-        raise typer.Exit(130) from None
+        raise SystemExit(130) from None
     except BrokenPipeError:
         _drop_stdout()
-        raise typer.Exit(1) from None
+        raise SystemExit(1) from None
     except EXPECTED as error:
         print(f"vqcodec: error: {describe(error)}", file=sys.stderr, flush=True)
         try:
             sys.stdout.flush()
         except OSError:
             _drop_stdout()
-        raise typer.Exit(1) from None
+        raise SystemExit(1) from None
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started without standard streams, as by cron, some to fail on."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:  # to write there is an error: nothing would come of it
+        sys.stdout = open(os.devnull, encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[str, Any]:
@@ -247,6 +260,7 @@ def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[s
         "grey": parsed.grey,
         "model_id": parsed.model_id.hex(),
         "complete": parsed.complete,
+        "surplus_bytes": parsed.surplus,
         "levels": parsed.level_count,
         "levels_present": parsed.levels_present,
         "part_bytes": [4 * part.words for part in parsed.parts],
@@ -261,7 +275,8 @@ def info_text(fields: dict[str, Any]) -> str:
     if fields["levels_present"] < fields["levels"]:
         state = f"cut: {fields['levels_present']} of {fields['levels']} levels are there"
     elif not fields["complete"]:
-        state = "damaged"
+        state = f"{fields['surplus_bytes']} bytes behind its end" * (fields["surplus_bytes"] > 0)
+        state = state or "damaged"
     chunks = [f"{kind} {size} bytes" for kind, size in fields["chunks"].items()]
     chunks += [f"{kind} lost" for kind in fields["chunks_lost"]]
     rows = {

@@ -102,6 +102,7 @@ class Container:
         grey: the picture is greyscale; a decoder gives one channel.
         chunks: (kind, bytes) pairs, each of `ALPHA`, `ICC`, `EXIF`, `XMP` at most once.
         lost: kinds of chunks that the file announces and does not hold undamaged.
+        surplus: bytes behind the end of a file in which nothing else is damaged.
     Raises:
         ValueError: a field lies outside its range.
     """
@@ -117,6 +118,7 @@ class Container:
     chunks: tuple[tuple[bytes, bytes], ...] = ()
     verified: bool = True
     lost: tuple[bytes, ...] = ()
+    surplus: int = 0
 
     def __post_init__(self) -> None:
         _check_ranges(self.width, self.height, self.quality, self.level_count)
@@ -185,8 +187,9 @@ class Container:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing or damaged; `pack` takes only complete containers."""
-        return self.verified and len(self.payload) == 4 * self.num_words and not self.lost
+        """Whether nothing is missing, damaged or too much; `pack` takes no others."""
+        whole = self.verified and len(self.payload) == 4 * self.num_words
+        return whole and not self.lost and not self.surplus
 
     def chunk(self, kind: bytes) -> bytes | None:
         """The bytes of the chunk of this kind, or None."""
@@ -275,15 +278,20 @@ def parse(data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS) -
         NotVqcodecFile: the magic bytes are others.
         UnsupportedVersion: a newer version of the format.
         CorruptChunk: cut, checksum mismatch, field out of range, bytes behind the end.
+        TypeError: no bytes, for example a path.
     """
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError(f"the bytes of a .vqc file, not {type(data).__name__}")
     reader = _Reader(data)
     header = _parse_header(reader, max_pixels)
     payload, verified = _parse_payload(reader, 4 * header.num_words, partial)
     chunks, lost = _parse_chunks(reader, header, partial)
-    if verified and not lost and reader.offset != len(data):
-        surplus = len(data) - reader.offset
+    surplus = len(data) - reader.offset if verified and not lost else 0
+    if surplus and not partial:
         raise CorruptChunk(b"end", reader.offset, f"{surplus} bytes behind the end of the file")
-    return replace(header, payload=payload, verified=verified, chunks=chunks, lost=lost)
+    return replace(
+        header, payload=payload, verified=verified, chunks=chunks, lost=lost, surplus=surplus
+    )
 
 
 class _Reader:

@@ -10,7 +10,7 @@ VqcodecError                    everything vqcodec raises on purpose
 ├── RegionError                 the region asked for does not lie inside the picture
 └── TargetError                 no quality gives the bytes, bpp or PSNR asked for
 
-`ValueError` marks a caller's mistake and is not part of the tree.
+`ValueError` and `TypeError` mark a caller's mistake and are not part of the tree.
 """
 
 from __future__ import annotations

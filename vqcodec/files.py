@@ -80,6 +80,8 @@ def plan(
     for source, below in found:
         target = _target(source, below, output, suffix, several)
         try:
+            if identity(target) == identity(source) is not None:
+                raise _error(errno.EEXIST, "is the input itself, which would be lost; -o can name another", target)
             if identity(target) in sources:
                 raise _error(errno.EEXIST, "is an input as well, which would be lost", target)
             if (place := os.path.realpath(target)) in taken:
@@ -123,7 +125,10 @@ def _walk(folder: str, collected: frozenset[str], complain: Complain) -> Iterato
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in collected:
                 path = os.path.join(parent, name)
-                yield path, os.path.relpath(path, folder)
+                if _is_device(path):  # a pipe without a writer would be read for ever
+                    complain(path, _error(errno.EINVAL, "is not a regular file", path))
+                else:
+                    yield path, os.path.relpath(path, folder)
 
 
 def _target(source: str, place: str, output: str | None, suffix: str, several: bool) -> str:
@@ -150,6 +155,8 @@ def check_target(target: str, force: bool, new_folders: bool = False) -> None:
             standard output is a terminal and not `force`.
     """
     if target == STREAM:
+        if not sys.stdout.writable():
+            raise _error(errno.EBADF, "standard output is closed", STREAM)
         if sys.stdout.isatty() and not force:
             raise _error(errno.EINVAL, "standard output is a terminal; -f writes there", STREAM)
         return

@@ -13,6 +13,7 @@ from vqcodec import __version__, container, files
 from vqcodec.config import Tuning
 from vqcodec.console import Report
 from vqcodec.files import STREAM, Job
+from vqcodec.target import LEAST, MOST
 
 __all__ = [
     "Bpp",
@@ -53,6 +54,8 @@ __all__ = [
 # work; a pixel of all others meanwhile; a pixel while a picture file is read or written.
 ANY_PICTURE, TILE_PIXEL, IDLE_PIXEL, FILE_PIXEL = 480_000_000, 1150, 4, 14
 
+DIGITS = 100  # of text that is read as numbers; no sensible ones are longer
+
 UNITS = {
     **{"": 1, "b": 1},
     **{"k": 1000, "kb": 1000, "kib": 1024},
@@ -68,8 +71,8 @@ def finite(value: float | None) -> float | None:
 
 
 def positive(value: float | None) -> float | None:
-    if value is not None and not 0 < value < math.inf:
-        raise typer.BadParameter(f"{value} is not a positive number")
+    if value is not None and not LEAST <= value <= MOST:
+        raise typer.BadParameter(f"{value} is not a number from {LEAST:g} to {MOST:g}")
     return value
 
 
@@ -235,9 +238,9 @@ def plan_jobs(
     )
 
 
-def picture_suffix(output: str | None) -> str:
+def picture_suffix(output: str | None, several: bool = False) -> str:
     """Format of the pictures written: what OUT says if it is a file, else .png."""
-    if output is None or output == STREAM or files.is_folder(output):
+    if output is None or output == STREAM or several or files.is_folder(output):
         return ".png"
     from vqcodec.image import OUTPUT_EXTENSIONS
 
@@ -250,7 +253,7 @@ def picture_suffix(output: str | None) -> str:
 
 def parse_size(text: str, count: int) -> tuple[int, int]:
     """(width, height) from `WxH`."""
-    width, _, height = text.lower().partition("x")
+    width, _, height = text[:DIGITS].lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, as in 256x256")
     if int(width) * int(height) * count > container.MAX_PIXELS:
@@ -260,7 +263,7 @@ def parse_size(text: str, count: int) -> tuple[int, int]:
 
 def parse_region(text: str) -> tuple[int, int, int, int]:
     """(x, y, width, height) from `X,Y,W,H`."""
-    numbers = [int(part) for part in text.split(",") if part.strip().isdecimal()]
+    numbers = [int(part) for part in text[:DIGITS].split(",") if part.strip().isdecimal()]
     if text.count(",") != 3 or len(numbers) != 4 or 0 in numbers[2:]:
         raise typer.BadParameter(f"{text!r} is not X,Y,WIDTH,HEIGHT, as in 0,0,640,480")
     return numbers[0], numbers[1], numbers[2], numbers[3]

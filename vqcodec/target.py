@@ -11,6 +11,7 @@ from vqcodec.errors import TargetError
 
 __all__ = ["Goal", "Trial", "reach", "set_goal"]
 
+LEAST, MOST = 1e-30, 1e30  # of what can be asked for, whatever the unit
 TOLERANCE = 0.02  # share of the bytes
 PSNR_MARGIN = 0.05  # dB
 MAX_TRIALS = 12
@@ -65,15 +66,15 @@ def set_goal(
         size: bytes, never exceeded; 2 % less are a hit, and less will do at quality 100.
         psnr: dB at least; 0.05 dB more are a hit, and more will do at quality 0.
     Raises:
-        ValueError: more than one is given, or it is not a positive number.
+        ValueError: more than one is given, or it is not from `LEAST` to `MOST`.
     """
     given = {"bpp": bpp, "bytes": size, "dB": psnr}
     asked = {unit: value for unit, value in given.items() if value is not None}
     if not asked:
         return None
     ((unit, value), *others) = asked.items()
-    if others or not 0 < value < math.inf:
-        raise ValueError(f"one positive number of bpp, bytes or dB is a target, not {asked}")
+    if others or not LEAST <= value <= MOST:
+        raise ValueError(f"one number of bpp, bytes or dB is a target, 1e-30 to 1e30, not {asked}")
     if unit == "bytes":
         return Goal(value, unit, (1 - TOLERANCE) * value, value, lower=True)
     if unit == "dB":
