@@ -81,7 +81,8 @@ def plan(
         target = _target(source, below, output, suffix, several)
         try:
             if identity(target) == identity(source) is not None:
-                raise _error(errno.EEXIST, "is the input itself, which would be lost; -o can name another", target)
+                text = "is the input itself, which would be lost; -o can name another"
+                raise _error(errno.EEXIST, text, target)
             if identity(target) in sources:
                 raise _error(errno.EEXIST, "is an input as well, which would be lost", target)
             if (place := os.path.realpath(target)) in taken:
