@@ -17,7 +17,7 @@ from vqcodec import codec, container, grids, registry, tiles, windows
 from vqcodec.container import Container
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
-from vqcodec.registry import Model
+from vqcodec.readers import Reader
 from vqcodec.tiles import Tile, split
 
 Index = NDArray[np.uint16]
@@ -142,13 +142,13 @@ def test_only_needed_tiles_are_decoded(
     loaded = registry.load(model)
     data = codec.compress(picture(220, 40), 60, effort=0, levels=1, model=model)
     whole = grids.read_grids(data, model=model).grids
-    seen, read = [], grids._read_tile
+    seen, read = [], Reader.read
 
-    def count(parsed: Container, loaded: Model, tile: Tile, *rest: int) -> object:
+    def count(reader: Reader, tile: Tile) -> object:
         seen.append(tile.number)
-        return read(parsed, loaded, tile, *rest)
+        return read(reader, tile)
 
-    monkeypatch.setattr(grids, "_read_tile", count)
+    monkeypatch.setattr(Reader, "read", count)
     found = grids.read_grids(data, model=model, region=region)
     box = grids.box_of(found.container, region)
     assert sorted(seen) == [tile.number for tile in windows.needed(loaded, 40, 220, box)]

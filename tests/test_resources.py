@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from threadpoolctl import threadpool_info
 
-from vqcodec import codec
+from vqcodec import codec, resources
 from vqcodec.resources import limit_blas, trim_heap
 
 
@@ -20,9 +19,12 @@ def resident() -> int:
 
 def test_limits_hold_and_end() -> None:
     def threads() -> list[int]:
-        return [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
+        known = resources._BLAS.info()  # others, such as SciPy's, may have come since
+        return [info["num_threads"] for info in known if info["user_api"] == "blas"]
 
     before = threads()
+    if not before:
+        pytest.skip("NumPy's BLAS is none whose threads can be limited")
     with limit_blas(1):
         assert threads() == [1] * len(before)
         with limit_blas(None):
