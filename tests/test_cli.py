@@ -355,6 +355,28 @@ def test_an_input_is_never_replaced(target: str) -> None:
     assert Path("a.png").read_bytes() == before
 
 
+def test_another_input_is_never_replaced() -> None:
+    picture("a.png")
+    result = run("decompress", "-f", vqc("a.vqc"), "a.png", "-o", ".")
+    assert result.exit_code == 1
+    assert "a.vqc: ./a.png: is an input as well, which would be lost" in result.stderr
+    with Image.open("a.png") as found:
+        assert found.getpixel((0, 0)) == (200, 100, 50)
+
+
+def test_a_file_named_like_a_stream_is_not_its_source(codec: FakeCodec) -> None:
+    data = Path(picture("a.png")).read_bytes()
+    Path("-").write_bytes(b"1")
+    result = run("compress", "-", "-o", "b.vqc", stdin=data)
+    assert (result.exit_code, "larger" in result.stderr) == (0, False)
+
+
+def test_no_part_of_long_text_is_read_as_numbers(codec: FakeCodec) -> None:
+    vqc("a.vqc")
+    for region in ("0,0,1," + " " * 93 + "25", "0,0,1,1" + " " * 100):
+        assert run("decompress", "a.vqc", "--region", region).exit_code == 2
+
+
 def test_a_suffix_mistaken_is_told() -> None:
     result = run("decompress", picture("a.png"))
     assert result.exit_code == 1

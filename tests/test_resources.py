@@ -29,7 +29,7 @@ def test_limits_hold_and_end() -> None:
         assert threads() == [1] * len(before)
         with limit_blas(None):
             assert threads() == [1] * len(before)
-    assert threads() == before
+    assert threads() == before and min(before) >= 1
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

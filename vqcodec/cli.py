@@ -131,7 +131,7 @@ def compress(
 
         start = time.perf_counter()
         found: list[float] = []
-        before = os.path.getsize(job.source) if os.path.isfile(job.source) else None
+        before = os.path.getsize(job.source) if files.identity(job.source) else None
         data = codec.compress(
             files.read_stdin() if job.source == STREAM else job.source,
             quality=quality,

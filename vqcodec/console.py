@@ -274,9 +274,10 @@ def info_text(fields: dict[str, Any]) -> str:
     state = "complete"
     if fields["levels_present"] < fields["levels"]:
         state = f"cut: {fields['levels_present']} of {fields['levels']} levels are there"
+    elif fields["surplus_bytes"]:
+        state = f"{fields['surplus_bytes']} bytes behind its end"
     elif not fields["complete"]:
-        state = f"{fields['surplus_bytes']} bytes behind its end" * (fields["surplus_bytes"] > 0)
-        state = state or "damaged"
+        state = "damaged"
     chunks = [f"{kind} {size} bytes" for kind, size in fields["chunks"].items()]
     chunks += [f"{kind} lost" for kind in fields["chunks_lost"]]
     rows = {

@@ -80,11 +80,11 @@ def plan(
     for source, below in found:
         target = _target(source, below, output, suffix, several)
         try:
-            if identity(target) == identity(source) is not None:
-                text = "is the input itself, which would be lost; -o can name another"
+            if (there := identity(target)) in sources:
+                text = "is an input as well, which would be lost"
+                if there == identity(source):
+                    text = "is the input itself, which would be lost; -o can name another"
                 raise _error(errno.EEXIST, text, target)
-            if identity(target) in sources:
-                raise _error(errno.EEXIST, "is an input as well, which would be lost", target)
             if (place := os.path.realpath(target)) in taken:
                 text = f"is the place for the result of {taken[place]} already"
                 raise _error(errno.EEXIST, text, target)

@@ -54,7 +54,7 @@ __all__ = [
 # work; a pixel of all others meanwhile; a pixel while a picture file is read or written.
 ANY_PICTURE, TILE_PIXEL, IDLE_PIXEL, FILE_PIXEL = 480_000_000, 1150, 4, 14
 
-DIGITS = 100  # of text that is read as numbers; no sensible ones are longer
+LONGEST = 100  # text that is read as numbers; no sensible ones are longer
 
 UNITS = {
     **{"": 1, "b": 1},
@@ -253,7 +253,7 @@ def picture_suffix(output: str | None, several: bool = False) -> str:
 
 def parse_size(text: str, count: int) -> tuple[int, int]:
     """(width, height) from `WxH`."""
-    width, _, height = text[:DIGITS].lower().partition("x")
+    width, _, height = _short(text).lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, as in 256x256")
     if int(width) * int(height) * count > container.MAX_PIXELS:
@@ -263,10 +263,15 @@ def parse_size(text: str, count: int) -> tuple[int, int]:
 
 def parse_region(text: str) -> tuple[int, int, int, int]:
     """(x, y, width, height) from `X,Y,W,H`."""
-    numbers = [int(part) for part in text[:DIGITS].split(",") if part.strip().isdecimal()]
+    numbers = [int(part) for part in _short(text).split(",") if part.strip().isdecimal()]
     if text.count(",") != 3 or len(numbers) != 4 or 0 in numbers[2:]:
         raise typer.BadParameter(f"{text!r} is not X,Y,WIDTH,HEIGHT, as in 0,0,640,480")
     return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def _short(text: str) -> str:
+    """Text of numbers, or none of it: a part of a number would be another number."""
+    return text if len(text) <= LONGEST else ""
 
 
 def parse_qualities(text: str) -> tuple[float, ...]:

@@ -206,7 +206,8 @@ class Quantizer(nn.Module):
             spec = self.config.levels[group[0]]
             factor = spec.stride // self.config.base_stride
             vectors = self.gather(rest, spec.stride)
-            price = 1 / F.avg_pool2d(weights[:, None], factor).flatten(1)
+            weight = F.avg_pool2d(weights[:, None], factor).flatten(1)
+            price = 1 / weight
             if spec.slices == 1:
                 chosen = self.assign_jointly(group, vectors, quality, beam, price)
             else:
@@ -220,7 +221,7 @@ class Quantizer(nn.Module):
                 bits += lengths.gather(2, indices.transpose(1, 2)).sum((1, 2))
                 grids.append(indices.reshape(-1, height // factor, width // factor, spec.slices))
                 if observe is not None:
-                    observe(level, left + code, 1 / price, indices)
+                    observe(level, left + code, weight, indices)
         return Quantized(latent - rest, grids, bits)
 
     @torch.no_grad()

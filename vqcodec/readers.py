@@ -32,7 +32,7 @@ __all__ = ["Reader", "read_tiles", "serve"]
 
 Found = tuple[list[IndexGrid], bool]
 
-MOST = 4  # workers where nobody says how many: each takes 150 MB
+MOST = 4  # workers where nobody says how many: each takes 180 MB
 
 # The path is handed over as it is here, so that a worker never runs another vqcodec, nor anything
 # that lies in the folder it is started from.
