@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import hashlib
 import inspect
 import json
@@ -724,3 +726,40 @@ def test_written_files_are_whole(tmp_path: Path) -> None:
     assert Path("new.bin").read_bytes() == data
     with pytest.raises(FileExistsError):
         files.write("new.bin", b"", force=False)
+    assert os.listdir() == ["new.bin"]
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_what_another_program_wrote_meanwhile_is_kept(
+    monkeypatch: pytest.MonkeyPatch, force: bool
+) -> None:
+    def name_of_temporary(count: int) -> str:
+        Path("new.bin").write_bytes(b"theirs")
+        return "0" * 2 * count
+
+    monkeypatch.setattr(files.secrets, "token_hex", name_of_temporary)
+    with contextlib.nullcontext() if force else pytest.raises(FileExistsError, match="meanwhile"):
+        files.write("new.bin", b"ours", force)
+    assert Path("new.bin").read_bytes() == (b"ours" if force else b"theirs")
+    assert os.listdir() == ["new.bin"]
+
+
+def test_file_systems_without_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", fail)
+    files.write("new.bin", b"new", force=False)
+    assert Path("new.bin").read_bytes() == b"new" and os.listdir() == ["new.bin"]
+
+
+def test_ctrl_c_while_libraries_load(tmp_path: Path) -> None:
+    Path("typer.py").write_text("raise KeyboardInterrupt")
+    paths = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    result = subprocess.run(
+        [sys.executable, "-m", "vqcodec"],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        timeout=60,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (130, b"", b"")

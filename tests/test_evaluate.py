@@ -274,7 +274,7 @@ def test_files_appear_whole_or_not_at_all(
     def fail(*names: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vqcodec.files.os.replace", fail)
+    monkeypatch.setattr("vqcodec.files.os.fsync", fail)
     result = run(*quick)
     assert result.exit_code == 1 and "No space left" in result.stderr
     assert everything() == ["in/c.png"]

@@ -222,10 +222,11 @@ def write(target: str, data: bytes, force: bool, new_folders: bool = False) -> N
     else:
         if new_folders:
             os.makedirs(os.path.dirname(target) or os.curdir, exist_ok=True)
-        _write_atomically(os.path.realpath(target), data)  # a link stays, what it names is replaced
+        target = os.path.realpath(target)  # a link stays, what it names is replaced
+        _write_atomically(target, data, force)
 
 
-def _write_atomically(target: str, data: bytes) -> None:
+def _write_atomically(target: str, data: bytes, force: bool) -> None:
     # In the same folder, since renaming is atomic only within a file system. A short name of its
     # own, since a long one may not take more letters. O_EXCL with 0o666 heeds the umask.
     temporary = os.path.join(os.path.dirname(target), f".vqcodec-{secrets.token_hex(6)}.tmp")
@@ -237,13 +238,31 @@ def _write_atomically(target: str, data: bytes) -> None:
             os.fsync(file.fileno())  # else a power cut may leave the new name with no contents
         if os.path.exists(target):
             os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-        os.replace(temporary, target)
+        if force or not _give_name(temporary, target):
+            os.replace(temporary, target)
     except BaseException as error:  # Ctrl-C too must leave nothing
         if os.path.lexists(temporary):
             os.unlink(temporary)
         if isinstance(error, OSError):
             raise _error(error.errno or 0, error.strerror or str(error), target) from error
         raise
+
+
+def _give_name(temporary: str, target: str) -> bool:
+    """Rename a file unless the name was taken meanwhile; False: this file system has no links.
+
+    Raises:
+        FileExistsError: it was.
+    """
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        text = "was made by another program meanwhile; -f replaces it"
+        raise _error(errno.EEXIST, text, target) from None
+    except OSError:
+        return False
+    os.unlink(temporary)
+    return True
 
 
 def identity(path: str) -> tuple[int, int] | None:
