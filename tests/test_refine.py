@@ -64,7 +64,8 @@ def test_the_step_of_a_block_transform() -> None:
 
     model.__dict__["quantizer"] = choose
     refined = refine.refine(model, latent, picture, QUALITY, 2, 5)
-    want = latent + 2 * refine.STEP * (latent - chosen)
+    step = 0.8 * refine.STEPS["psnr"][1] + 0.2 * refine.STEPS["psnr"][2]  # quality 60
+    want = latent + (1 - refine.CURVATURE) * step * (latent - chosen)
     torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
 
 
@@ -91,7 +92,7 @@ def test_efforts_differ_in_looks_and_paths(
         return latent
 
     monkeypatch.setattr(grids, "refine", blind)
-    for effort, (looks, _) in enumerate(grids.EFFORTS):
+    for effort, (looks, *_) in enumerate(grids.EFFORTS):
         calls.clear()
         assert write(effort) not in written
         assert len(calls) == looks

@@ -18,8 +18,8 @@ from vqcodec.tiles import Tile
 
 __all__ = ["Grids", "read_grids", "write_tile"]
 
-# Per effort: looks at what the choice so far decodes to, and paths that each choice follows up.
-EFFORTS = ((0, 2), (2, 8), (4, 16))
+# Per effort: looks at what the choice so far decodes to; paths followed up in these, and at last.
+EFFORTS = ((0, 2, 2), (3, 4, 8), (12, 8, 16))
 MARGIN = 32  # pixels of the neighbouring tiles that a look decodes
 
 
@@ -50,9 +50,9 @@ def write_tile(
     around = tile.window(MARGIN, config.strides[0], *config.padded(*rgb.shape[:2]))
     latent, picture = windows.encode(model, rgb, around, told), windows.pixels(model, rgb, around)
     weights = weights_for(config, picture)
-    looks, beam = EFFORTS[effort]
+    looks, rough, beam = EFFORTS[effort]
     for look in range(looks):
-        latent = refine(model, latent, picture, quality, levels, beam, weights)
+        latent = refine(model, latent, picture, quality, levels, rough, weights)
         if progress:
             progress((look + 1) / (looks + 1))
     exact, base = torch.tensor([quality]), config.base_stride
