@@ -219,8 +219,9 @@ def test_levels_worth_counts_up_to_the_last_slice_that_says_something() -> None:
         rates[:, :, 0] = 1
     assert quantizer.levels_worth(0) == quantizer.levels_worth(100) == 1
     quantizer.buffer("rate_count", 2)[4:, 1, 7] = 0.2
-    quantizer.buffer("rate_count", 4)[8:, 2, 1:3] = 0.03  # 5.7 % of one slice, 2 % of all
-    quantizer.buffer("rate_count", 4)[:8, :, 1] = 0.03  # 2.9 % of each
+    quantizer.buffer("rate_count", 4)[8:, 2, 1:3] = 0.015  # 2.9 % of one slice, 1 % of all
+    quantizer.buffer("rate_count", 4)[:8, :, 1] = 0.015  # 1.5 % of each
+    quantizer.buffer("rate_count", 1)[:, :, 1] = 0.03  # of one slice; of several it would count
     assert [quantizer.levels_worth(q) for q in (0, 25, 26, 50, 51, 100)] == [1, 1, 3, 3, 5, 5]
 
 

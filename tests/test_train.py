@@ -17,7 +17,7 @@ from vqcodec import registry, train
 from vqcodec import run as train_run
 from vqcodec.drawings import draw
 from vqcodec.errors import ImageError, ModelError
-from vqcodec.loop import deferred_interrupts
+from vqcodec.loop import Loop, deferred_interrupts
 from vqcodec.objective import prior_loss, proxy_bits, spread_quality
 from vqcodec.prior import Prior
 
@@ -186,6 +186,23 @@ def test_training_goes_on_from_a_weights_file(
         for k in before.tensors
         if k.startswith("training.prior.")
     )
+
+
+def test_networks_that_were_trained_before_take_smaller_steps(
+    tmp_path: Path, tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peaks: list[float] = []
+
+    class Listening(Loop):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            peaks.append(self.peak)
+
+    monkeypatch.setattr(train, "Loop", Listening)
+    config = registry.Model(tiny_weights["residual"]).config
+    train.run(options(tmp_path, config=config, steps=1), ignore)
+    train.run(options(tmp_path, config=None, init=tiny_weights["residual"], steps=1), ignore)
+    assert peaks[2:] == [pytest.approx(train.CONTINUED * peaks[0]), peaks[1]]
 
 
 def test_a_resumed_run_keeps_the_prior_it_started_from(

@@ -89,7 +89,7 @@ class Run:
     config: ModelConfig
     crops: CropSource
     report: Report
-    pretrained: bool = False  # the prior goes on from an earlier one
+    pretrained: bool = False  # goes on from an earlier model
     autoencoder: Autoencoder = field(init=False)
     quantizer: Quantizer = field(init=False)
     prior: Prior = field(init=False)

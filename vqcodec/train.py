@@ -29,6 +29,7 @@ from vqcodec.run import Keeper, Report, Run, TrainOptions, checkpoint_of
 __all__ = ["TrainOptions", "run"]
 
 LOG_STEPS = 50
+CONTINUED = 0.4  # of the learning rate, for networks that were trained before: experiment 23
 
 
 @memory_errors()
@@ -165,7 +166,8 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
     options, quantizer = state.options, state.quantizer
     objective = AutoencoderObjective()
     state.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    loop = _loop("autoencoder", state.autoencoder, options, peak=5e-4, average=0.999)
+    peak = 5e-4 * (CONTINUED if state.pretrained else 1)
+    loop = _loop("autoencoder", state.autoencoder, options, peak=peak, average=0.999)
     keeper = Keeper(state, checkpoint, loop, {"bits_per_proxy": objective.bits_per_proxy})
     if not keeper.enter(saved):
         return
