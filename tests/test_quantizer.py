@@ -6,8 +6,9 @@ from conftest import TINY
 
 from vqcodec.autoencoder import Autoencoder
 from vqcodec.beam import Beam
-from vqcodec.config import ModelConfig
-from vqcodec.quantizer import Quantizer
+from vqcodec.config import RATE_BINS, ModelConfig
+from vqcodec.prior import QUALITIES
+from vqcodec.quantizer import Quantizer, rate_bins
 
 
 def prepared(config: ModelConfig) -> tuple[Autoencoder, Quantizer, torch.Tensor]:
@@ -223,6 +224,12 @@ def test_levels_worth_counts_up_to_the_last_slice_that_says_something() -> None:
     quantizer.buffer("rate_count", 4)[:8, :, 1] = 0.015  # 1.5 % of each
     quantizer.buffer("rate_count", 1)[:, :, 1] = 0.03  # of one slice; of several it would count
     assert [quantizer.levels_worth(q) for q in (0, 25, 26, 50, 51, 100)] == [1, 1, 3, 3, 5, 5]
+
+
+def test_code_lengths_are_of_the_row_that_the_prior_takes() -> None:
+    quality = torch.linspace(0, 100, 1001)
+    told = torch.tensor([round(q) for q in quality.tolist()])
+    assert torch.equal(rate_bins(quality), told * RATE_BINS // QUALITIES)
 
 
 def test_prefer_zero_moves_the_uses_of_idle_codes_within_their_slice() -> None:
