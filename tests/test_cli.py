@@ -726,7 +726,7 @@ def test_written_files_are_whole(tmp_path: Path) -> None:
     assert Path("new.bin").read_bytes() == data
     with pytest.raises(FileExistsError):
         files.write("new.bin", b"", force=False)
-    assert os.listdir() == ["new.bin"]
+    assert everything() == ["new.bin"]
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -741,7 +741,7 @@ def test_what_another_program_wrote_meanwhile_is_kept(
     with contextlib.nullcontext() if force else pytest.raises(FileExistsError, match="meanwhile"):
         files.write("new.bin", b"ours", force)
     assert Path("new.bin").read_bytes() == (b"ours" if force else b"theirs")
-    assert os.listdir() == ["new.bin"]
+    assert everything() == ["new.bin"]
 
 
 def test_file_systems_without_links(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -750,7 +750,7 @@ def test_file_systems_without_links(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "link", fail)
     files.write("new.bin", b"new", force=False)
-    assert Path("new.bin").read_bytes() == b"new" and os.listdir() == ["new.bin"]
+    assert Path("new.bin").read_bytes() == b"new" and everything() == ["new.bin"]
 
 
 def test_ctrl_c_while_libraries_load(tmp_path: Path) -> None:
