@@ -9,6 +9,7 @@ Gray 1982; Zeghidour et al. 2021), product quantisation (Jegou et al. 2011), ent
 (Chou, Lookabaugh and Gray 1989).
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -229,9 +230,10 @@ class Quantizer(nn.Module):
     def dequantize(self, grids: Sequence[Tensor], height: int, width: int) -> Tensor:
         """Latent (B, D, height, width) of the grids (B, h_l, w_l, S_l) of the first levels."""
         latent = torch.zeros(len(grids[0]), self.dim, height, width)
-        for level, (grid, spec) in enumerate(zip(grids, self.config.levels, strict=False)):
-            vectors = self.look_up(level, grid.flatten(1, 2))
-            latent += self.scatter(vectors, spec.stride, height, width)
+        levels = self.config.levels[: len(grids)]
+        for stride, same in itertools.groupby(range(len(grids)), lambda k: levels[k].stride):
+            codes = [self.look_up(k, grids[k].flatten(1, 2)) for k in same]
+            latent += self.scatter(functools.reduce(torch.add, codes), stride, height, width)
         return latent
 
     @torch.no_grad()
