@@ -13,7 +13,7 @@ from conftest import TINY
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqcodec import codec, container, grids, registry, tiles, windows
+from vqcodec import codec, container, grids, refine, registry, tiles, windows
 from vqcodec.container import Container
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ModelError
@@ -101,10 +101,10 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
 def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With margins as wide as the picture, tiles are searched as the whole picture is."""
 
-    def look(model: registry.Model, latent: torch.Tensor, *_: object) -> torch.Tensor:
+    def look(quantizer: object, decode: object, latent: torch.Tensor, *_: object) -> torch.Tensor:
         return latent + 0.3 * latent.amax((2, 3), keepdim=True)  # of all that it is shown
 
-    monkeypatch.setattr(grids, "refine", look)
+    monkeypatch.setattr(refine, "refine", look)
 
     def found(side: int, margin: int) -> list[Index]:
         for module in (container, tiles):

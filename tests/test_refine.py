@@ -10,7 +10,7 @@ from conftest import TINY
 from vqcodec import container, grids, refine, registry, tiles, windows
 from vqcodec.autoencoder import Autoencoder
 from vqcodec.drawings import draw
-from vqcodec.registry import Model
+from vqcodec.quantizer import Quantized, Quantizer
 from vqcodec.tiles import Tile
 
 QUALITY = 60
@@ -35,12 +35,16 @@ def test_the_step_lowers_the_error(
         assert len(list(windows.decode(model, zero, QUALITY, 48, 64, tile))) == 1
     latent, picture = windows.encode(model, rgb, tile, QUALITY), windows.pixels(model, rgb, tile)
     before = latent.clone()
-    refined = refine.refine(model, latent, picture, QUALITY, levels, 2)
+
+    def decode(y: torch.Tensor) -> torch.Tensor:
+        return model.autoencoder.decode(y, told)
+
+    refined = refine.refine(model.quantizer, decode, latent, picture, told, 2, levels)
     assert refined.shape == latent.shape and latent.equal(before)
     with torch.inference_mode():
         chosen = model.quantizer(latent, told, beam=2).latent
         errors = [
-            float((model.autoencoder.decode(y, told) - picture).square().sum())
+            float((decode(y) - picture).square().sum())
             for y in (chosen, chosen + (refined - latent))
         ]
     assert errors[1] < 0.97 * errors[0]
@@ -50,32 +54,35 @@ def test_the_step_lowers_the_error(
 def test_the_step_of_a_block_transform(gain: float) -> None:
     """Where errors of the latent are those of pixels, or a third of them, the step is known."""
     torch.manual_seed(0)
-    model = Model.__new__(Model)
-    model.config = config = TINY["residual"]
-    network = Autoencoder(config)  # its branches are still zero
-    picture = torch.rand(1, 3, 32, 48)
+    network = Autoencoder(TINY["residual"])  # its branches are still zero
+    picture, quality = torch.rand(2, 3, 32, 48), torch.tensor([60.0, 10.0])
     network.initialise(picture)
-    latent = network.encode(picture, torch.tensor([QUALITY])) / gain
+    latent = network.encode(picture, quality) / gain
     network.klt *= gain
-    model.__dict__["autoencoder"] = network.requires_grad_(False)
     chosen = latent + torch.randn_like(latent)
 
-    def choose(*_: object, levels: int, beam: int, weights: None) -> "Chosen":
-        assert (levels, beam) == (2, 5)
-        return Chosen(chosen.clone())
+    def decode(y: torch.Tensor) -> torch.Tensor:
+        return network.decode(y, quality)
 
-    model.__dict__["quantizer"] = choose
-    refined = refine.refine(model, latent, picture, QUALITY, 2, 5)
-    step = 0.8 * refine.STEPS["psnr"][1] + 0.2 * refine.STEPS["psnr"][2]  # quality 60
+    refined = refine.refine(Choice(chosen), decode, latent, picture, quality, 5, 2)
+    low, middle, high = refine.STEPS["psnr"]
+    steps = torch.tensor([0.8 * middle + 0.2 * high, 0.8 * low + 0.2 * middle])
     steepness = gain**2
-    step *= min(1, refine.TRUST / steepness)
-    want = latent + (steepness - refine.CURVATURE) * step * (latent - chosen)
+    steps *= min(1, refine.TRUST / steepness) * (steepness - refine.CURVATURE)
+    want = latent + steps[:, None, None, None] * (latent - chosen)
     torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
 
 
-class Chosen:
+class Choice(Quantizer):
+    """Takes what it is given, whatever the latent."""
+
     def __init__(self, latent: torch.Tensor) -> None:
+        super().__init__(TINY["residual"])
         self.latent = latent
+
+    def forward(self, *_: object, levels: int, beam: int, weights: None, **__: object) -> Quantized:
+        assert (levels, beam) == (2, 5)
+        return Quantized(self.latent.detach().clone(), [], torch.zeros(2))
 
 
 def test_efforts_differ_in_looks_and_paths(
@@ -91,11 +98,11 @@ def test_efforts_differ_in_looks_and_paths(
     written = write(1), write(2)
     calls: list[int] = []
 
-    def blind(model: Model, latent: torch.Tensor, *_: object) -> torch.Tensor:
+    def blind(quantizer: Quantizer, decode: object, latent: torch.Tensor, *_: object) -> object:
         calls.append(len(calls))
         return latent
 
-    monkeypatch.setattr(grids, "refine", blind)
+    monkeypatch.setattr(refine, "refine", blind)
     for effort, (looks, *_) in enumerate(grids.EFFORTS):
         calls.clear()
         assert write(effort) not in written

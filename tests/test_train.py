@@ -13,12 +13,12 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from vqcodec import registry, train
+from vqcodec import objective, registry, train
 from vqcodec import run as train_run
 from vqcodec.drawings import draw
 from vqcodec.errors import ImageError, ModelError
 from vqcodec.loop import Loop, deferred_interrupts
-from vqcodec.objective import prior_loss, proxy_bits, spread_quality
+from vqcodec.objective import AutoencoderObjective, prior_loss, proxy_bits, spread_quality
 from vqcodec.prior import Prior
 
 
@@ -68,6 +68,40 @@ def test_training_for_ssim_goes_on_from_weights_for_psnr(
     model = registry.Model(tmp_path / "w.safetensors")
     assert (registry.Model(init).config.tune, model.config.tune) == ("psnr", "ssim")
     assert not same_weights(init, tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("continued", [False, True])
+def test_codes_are_chosen_after_looks(
+    tmp_path: Path,
+    tiny_weights: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    continued: bool,
+) -> None:
+    """From half of a first run on; always where networks were trained before."""
+    asked: list[int] = []
+
+    class Spy(AutoencoderObjective):
+        def __call__(self, *arguments: Any) -> Any:
+            asked.append(arguments[4])
+            return super().__call__(*arguments)
+
+    monkeypatch.setattr(train, "AutoencoderObjective", Spy)
+    init = tiny_weights["vq-vae-2"] if continued else None
+    train.run(options(tmp_path, init=init, steps=16), ignore)
+    assert asked == ([objective.LOOKS] * 8 if continued else [0] * 4 + [objective.LOOKS] * 4)
+
+
+def test_looks_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> None:
+    x = torch.from_numpy(np.stack([draw(np.random.default_rng(k), 64) for k in range(4)]))
+    x = x.permute(0, 3, 1, 2).float() / 255
+    errors = []
+    for looks in (0, objective.LOOKS):
+        model = registry.Model(tiny_weights["residual"])
+        quality = torch.full((4,), 60.0)
+        torch.manual_seed(0)  # the same step of all levels
+        _, parts = AutoencoderObjective()(model.autoencoder, model.quantizer, x, quality, looks)
+        errors.append(float(parts["mse"].mean()))
+    assert errors[1] < 0.99 * errors[0]
 
 
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(

@@ -12,7 +12,6 @@ from vqcodec.coder import IndexGrid, encode_grids
 from vqcodec.container import MAX_PIXELS, Container, Part, levels_per_part
 from vqcodec.errors import CorruptChunk, RegionError
 from vqcodec.readers import Reader, read_tiles
-from vqcodec.refine import refine
 from vqcodec.registry import Model
 from vqcodec.tiles import Tile
 
@@ -44,6 +43,7 @@ def write_tile(
     import torch
 
     from vqcodec.perception import weights_for
+    from vqcodec.refine import refine
 
     told, config = round(quality), model.config
     # A look decodes some of the neighbours too, or it would take the tile's edge for the picture's.
@@ -51,11 +51,16 @@ def write_tile(
     latent, picture = windows.encode(model, rgb, around, told), windows.pixels(model, rgb, around)
     weights = weights_for(config, picture)
     looks, rough, beam = EFFORTS[effort]
+    exact, rounded = torch.tensor([quality]), torch.tensor([told])
+
+    def decode(latent: torch.Tensor) -> torch.Tensor:
+        return model.autoencoder.decode(latent, rounded)
+
     for look in range(looks):
-        latent = refine(model, latent, picture, quality, levels, rough, weights)
+        latent = refine(model.quantizer, decode, latent, picture, exact, rough, levels, weights)
         if progress:
             progress((look + 1) / (looks + 1))
-    exact, base = torch.tensor([quality]), config.base_stride
+    base = config.base_stride
     latent = windows.within(tile, around, latent, base)
     if weights is not None:
         weights = windows.within(tile, around, weights, base)

@@ -10,11 +10,14 @@ from vqcodec.config import RATE_BINS
 from vqcodec.perception import distortion, weights_for
 from vqcodec.prior import Prior
 from vqcodec.quantizer import Quantizer, rate_bins
+from vqcodec.refine import refine
 
 __all__ = ["AutoencoderObjective", "prior_loss", "proxy_bits", "spread_quality"]
 
 COMMITMENT = 0.3  # weight of |latent - quantised latent|^2 (van den Oord et al. 2017)
 PARTIAL_LEVELS = 0.1  # share of steps that decode only the first levels
+LOOKS = 2  # at what is decoded, before codes are chosen: about what coding does
+LOOKING_BEAM = 2  # paths in these
 
 
 def proxy_bits(latent: Tensor, lambdas: Tensor) -> Tensor:
@@ -48,26 +51,39 @@ class AutoencoderObjective:
         self.bits_per_proxy = torch.ones(RATE_BINS)
 
     def __call__(
-        self, autoencoder: Autoencoder, quantizer: Quantizer, x: Tensor, quality: Tensor
+        self,
+        autoencoder: Autoencoder,
+        quantizer: Quantizer,
+        x: Tensor,
+        quality: Tensor,
+        looks: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (), and per picture: `mse`, `bpp` (marginal), `commit` (latent error as an mse).
 
         Args:
             x: (B, 3, H, W) in 0..1.
             quality: (B,) in 0..100.
+            looks: how often the latent is refined before it is quantised, as coding does.
         """
         lambdas = quantizer.lambdas(quality)
         with torch.autocast(x.device.type, torch.bfloat16):
             latent = autoencoder.encode(x, quality)
         weights = weights_for(quantizer.config, x)
-        quantized = quantizer.update(latent.detach(), quality, weights)
+
+        def decode(y: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return autoencoder.decode(y, quality)
+
+        refined = latent.detach()
+        for _ in range(looks):
+            refined = refine(quantizer, decode, refined, x, quality, LOOKING_BEAM, weights=weights)
+        quantized = quantizer.update(refined, quality, weights)
         target = quantized.latent
         if torch.rand(()) < PARTIAL_LEVELS:
             levels = int(torch.randint(1, len(quantized.grids) + 1, ()))
             target = quantizer.dequantize(quantized.grids[:levels], *latent.shape[2:])
         y = latent + (target - latent).detach()  # straight-through gradient
-        with torch.autocast(x.device.type, torch.bfloat16):
-            picture = autoencoder.decode(y, quality)
+        picture = decode(y)
 
         pixels = x.shape[2] * x.shape[3]
         each = torch.ones(1, 1, 1) if weights is None else weights

@@ -1,14 +1,15 @@
 """Analysis by synthesis: a latent whose quantised version decodes closer to the picture."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vqcodec.config import Tuning
-from vqcodec.registry import Model
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from vqcodec.perception import distortion
+from vqcodec.quantizer import Quantizer
 
 __all__ = ["refine"]
 
@@ -23,15 +24,16 @@ TRUST = 1.25  # where the gradient says that it is more than this, steps are the
 
 
 def refine(
-    model: Model,
-    latent: "Tensor",
-    picture: "Tensor",
-    quality: float,
-    levels: int,
+    quantizer: Quantizer,
+    decode: Callable[[Tensor], Tensor],
+    latent: Tensor,
+    picture: Tensor,
+    quality: Tensor,
     beam: int,
-    weights: "Tensor | None" = None,
-) -> "Tensor":
-    """Move a latent towards what should be quantised instead: a damped Gauss-Newton step.
+    levels: int | None = None,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Move latents towards what should be quantised instead: a damped Gauss-Newton step.
 
     The encoder network cannot know which codes will be chosen, nor what the decoder makes of them.
     If the error of the picture is CURVATURE times that of the latent around the codes chosen
@@ -40,37 +42,32 @@ def refine(
     neighbours agree; the gradient, too long for the latent's own error, shows it.
 
     Args:
-        latent: (1, D, h, w), the encoder's.
-        picture: (1, 3, H, W) in 0..1, padded like the one that was encoded.
-        levels, beam: how many will be coded, and how they are searched here.
-        weights: (1, h, w), how much errors count (`perception.weights_for`).
+        decode: latents to pictures, differentiable.
+        latent: (B, D, h, w), the encoder's.
+        picture: (B, 3, H, W) in 0..1, padded like those that were encoded.
+        quality: (B,) in 0..100.
+        beam, levels: how codes are searched here, and how many levels will be coded.
+        weights: (B, h, w), how much errors count (`perception.weights_for`).
     Returns:
-        (1, D, h, w), to be quantised in place of `latent`.
+        (B, D, h, w), to be quantised in place of `latent`.
     Source: latent refinement, Campos et al. (2019), here with the quantiser in the loop.
     """
-    import torch
-
-    from vqcodec.perception import distortion
-
-    exact, told = torch.tensor([quality]), torch.tensor([round(quality)])
     with torch.enable_grad():
-        quantized = model.quantizer(latent, exact, levels=levels, beam=beam, weights=weights)
+        quantized = quantizer(latent, quality, levels=levels, beam=beam, weights=weights)
         chosen = quantized.latent.requires_grad_()
-        loss = distortion(model.autoencoder.decode(chosen, told), picture, weights).sum()
+        loss = distortion(decode(chosen), picture, weights).sum()
         (gradient,) = torch.autograd.grad(loss, chosen)
     scale = torch.ones(()) if weights is None else weights[:, None].sqrt()
     error, pull = scale * (chosen.detach() - latent), gradient / (2 * scale)
-    steepness = _norm(pull) / _norm(error)
-    step = float(np.interp(quality, (0, 50, 100), STEPS[model.config.tune]))
-    damped = step * (TRUST / steepness).clamp(max=1)
+    steps = np.interp(quality.tolist(), (0, 50, 100), STEPS[quantizer.config.tune])
+    damped = (TRUST * _norm(error) / _norm(pull)).clamp(max=1)
+    damped = damped * torch.tensor(steps, dtype=torch.float32)[:, None, None, None]
     refined: Tensor = latent + damped * (CURVATURE * error - pull)
     return refined
 
 
-def _norm(x: "Tensor") -> "Tensor":
+def _norm(x: Tensor) -> Tensor:
     """Of all channels (B, C, h, w) around each position: (B, 1, h, w)."""
-    import torch.nn.functional as F
-
     mean = F.avg_pool2d(x.square().sum(1, keepdim=True), 3, 1, 1)
     norm: Tensor = (mean + 1e-9).sqrt()
     return norm

@@ -20,7 +20,7 @@ from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
 from vqcodec.loop import Loop, Meter, Record, deferred_interrupts
-from vqcodec.objective import AutoencoderObjective, prior_loss, spread_quality
+from vqcodec.objective import LOOKS, AutoencoderObjective, prior_loss, spread_quality
 from vqcodec.perception import weights_for
 from vqcodec.probe import probe
 from vqcodec.quantizer import TRAINING_BEAM
@@ -29,6 +29,7 @@ from vqcodec.run import Keeper, Report, Run, TrainOptions, checkpoint_of
 __all__ = ["TrainOptions", "run"]
 
 LOG_STEPS = 50
+LOOKING_FROM = 0.5  # of a first run on; before, networks change more than a look finds
 CONTINUED = 0.4  # of the learning rate, for networks that were trained before: experiment 23
 
 
@@ -175,7 +176,9 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
     for step in loop:
         x = state.crops.batch(options.batch, options.crop)
         quality = spread_quality(options.batch)
-        loss, parts = objective(state.autoencoder, quantizer, x, quality)
+        looking = state.pretrained or loop.progress >= LOOKING_FROM
+        looks = LOOKS if looking else 0
+        loss, parts = objective(state.autoencoder, quantizer, x, quality, looks)
         loop.descend(loss)
         quarter = (quality / 25).long().clamp(max=3)
         parts["psnr"] = -10 * torch.log10(parts["mse"].clamp(min=1e-8))
