@@ -753,8 +753,11 @@ def test_file_systems_without_links(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("new.bin").read_bytes() == b"new" and everything() == ["new.bin"]
 
 
-def test_ctrl_c_while_libraries_load(tmp_path: Path) -> None:
-    Path("typer.py").write_text("raise KeyboardInterrupt")
+@pytest.mark.parametrize(
+    "code", ["raise KeyboardInterrupt", "import signal; signal.raise_signal(signal.SIGTERM)"]
+)
+def test_interrupted_while_libraries_load(tmp_path: Path, code: str) -> None:
+    Path("typer.py").write_text(code)
     paths = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
     result = subprocess.run(
         [sys.executable, "-m", "vqcodec"],

@@ -134,13 +134,18 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C as in a terminal: what runs in the background of a shell ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_keeps_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_keeps_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     monkeypatch.setattr(train, "LOG_STEPS", 2)
     straight, stopped = (options(tmp_path / name, steps=12) for name in "ab")
     for each in (straight, stopped):
@@ -155,19 +160,19 @@ def test_ctrl_c_keeps_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         ) -> None:
             notes.append(record.get("note", ""))
             if (record["phase"], record.get("step")) == at:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
         with pytest.raises(KeyboardInterrupt):
             train.run(replace(stopped, resume=at[0] == "prior"), press)
         assert notes[-1] == f"stopped after step {at[1]}; --resume goes on"
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(number) is signal.default_int_handler
     train.run(replace(stopped, resume=True), ignore)
     assert same_weights(straight.output, stopped.output)
 
     def press_twice(record: dict[str, Any]) -> None:
         if record.get("step") == 2:
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
+            signal.raise_signal(number)
 
     with pytest.raises(KeyboardInterrupt):
         train.run(stopped, press_twice)

@@ -1,11 +1,14 @@
 """The command `vqcodec`, which is also `python -m vqcodec`."""
 
+import signal
 import sys
 
 __all__ = ["main"]
 
 
 def main() -> None:
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it would leave temporary files
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from vqcodec.cli import app  # takes a moment, in which Ctrl-C is no bug either
 

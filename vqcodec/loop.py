@@ -97,7 +97,10 @@ class Meter:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Event]:
-    """Ctrl-C sets the event instead of stopping in the middle of a step; a second one stops."""
+    """Ctrl-C sets the event instead of stopping in the middle of a step; a second one stops.
+
+    So does SIGTERM, where it interrupts at all instead of ending the process at once.
+    """
     asked = Event()
 
     def ask(*_: Any) -> None:
@@ -105,13 +108,15 @@ def deferred_interrupts() -> Iterator[Event]:
             raise KeyboardInterrupt
         asked.set()
 
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     # Only the main thread may say what signals do; and who ignores Ctrl-C goes on ignoring it.
-    if current_thread() is not main_thread() or before in (signal.SIG_IGN, None):
-        yield asked
-        return
-    signal.signal(signal.SIGINT, ask)
+    heard = [number for number, handler in before.items() if callable(handler)]
+    if current_thread() is not main_thread():
+        heard = []
+    for number in heard:
+        signal.signal(number, ask)
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in heard:
+            signal.signal(number, before[number])
