@@ -77,18 +77,20 @@ def test_codes_are_chosen_after_looks(
     monkeypatch: pytest.MonkeyPatch,
     continued: bool,
 ) -> None:
-    """From half of a first run on; always where networks were trained before."""
+    """For the networks from half of a first run on, or where they were trained before."""
     asked: list[int] = []
 
-    class Spy(AutoencoderObjective):
-        def __call__(self, *arguments: Any) -> Any:
-            asked.append(arguments[4])
-            return super().__call__(*arguments)
+    def note(*arguments: Any) -> torch.Tensor:
+        latent: torch.Tensor = arguments[2]
+        asked.append(arguments[5])
+        return latent
 
-    monkeypatch.setattr(train, "AutoencoderObjective", Spy)
+    for module in (objective, train):
+        monkeypatch.setattr(module, "look", note)
     init = tiny_weights["vq-vae-2"] if continued else None
     train.run(options(tmp_path, init=init, steps=16), ignore)
-    assert asked == ([objective.LOOKS] * 8 if continued else [0] * 4 + [objective.LOOKS] * 4)
+    assert asked[8:] == [objective.LOOKS] * 8  # of the prior
+    assert asked[:8] == [objective.LOOKS if continued else 0] * 4 + [objective.LOOKS] * 4
 
 
 def test_looks_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> None:
@@ -241,7 +243,7 @@ def test_networks_that_were_trained_before_take_smaller_steps(
     config = registry.Model(tiny_weights["residual"]).config
     train.run(options(tmp_path, config=config, steps=1), ignore)
     train.run(options(tmp_path, config=None, init=tiny_weights["residual"], steps=1), ignore)
-    assert peaks[2:] == [pytest.approx(train.CONTINUED * peaks[0]), peaks[1]]
+    assert peaks[2:] == [pytest.approx(train.CONTINUED * peak) for peak in peaks[:2]]
 
 
 def test_a_resumed_run_keeps_the_prior_it_started_from(

@@ -12,7 +12,7 @@ from vqcodec.prior import Prior
 from vqcodec.quantizer import Quantizer, rate_bins
 from vqcodec.refine import refine
 
-__all__ = ["AutoencoderObjective", "prior_loss", "proxy_bits", "spread_quality"]
+__all__ = ["LOOKS", "AutoencoderObjective", "look", "prior_loss", "proxy_bits", "spread_quality"]
 
 COMMITMENT = 0.3  # weight of |latent - quantised latent|^2 (van den Oord et al. 2017)
 PARTIAL_LEVELS = 0.1  # share of steps that decode only the first levels
@@ -70,20 +70,15 @@ class AutoencoderObjective:
             latent = autoencoder.encode(x, quality)
         weights = weights_for(quantizer.config, x)
 
-        def decode(y: Tensor) -> Tensor:
-            with torch.autocast(x.device.type, torch.bfloat16):
-                return autoencoder.decode(y, quality)
-
-        refined = latent.detach()
-        for _ in range(looks):
-            refined = refine(quantizer, decode, refined, x, quality, LOOKING_BEAM, weights=weights)
+        refined = look(autoencoder, quantizer, latent.detach(), x, quality, looks)
         quantized = quantizer.update(refined, quality, weights)
         target = quantized.latent
         if torch.rand(()) < PARTIAL_LEVELS:
             levels = int(torch.randint(1, len(quantized.grids) + 1, ()))
             target = quantizer.dequantize(quantized.grids[:levels], *latent.shape[2:])
         y = latent + (target - latent).detach()  # straight-through gradient
-        picture = decode(y)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            picture = autoencoder.decode(y, quality)
 
         pixels = x.shape[2] * x.shape[3]
         each = torch.ones(1, 1, 1) if weights is None else weights
@@ -101,6 +96,26 @@ class AutoencoderObjective:
         parts = {"mse": squares, "bpp": bpp}
         parts["commit"] = left.detach().flatten(1).sum(1) / (3 * pixels)
         return total.mean(), parts
+
+
+def look(
+    autoencoder: Autoencoder,
+    quantizer: Quantizer,
+    latent: Tensor,
+    x: Tensor,
+    quality: Tensor,
+    looks: int,
+) -> Tensor:
+    """Latents (B, D, h, w) as coding refines them: `refine`, so many times."""
+
+    def decode(y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return autoencoder.decode(y, quality)
+
+    weights = weights_for(quantizer.config, x)
+    for _ in range(looks):
+        latent = refine(quantizer, decode, latent, x, quality, LOOKING_BEAM, weights=weights)
+    return latent
 
 
 def prior_loss(

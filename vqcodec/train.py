@@ -20,7 +20,7 @@ from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
 from vqcodec.loop import Loop, Meter, Record, deferred_interrupts
-from vqcodec.objective import LOOKS, AutoencoderObjective, prior_loss, spread_quality
+from vqcodec.objective import LOOKS, AutoencoderObjective, look, prior_loss, spread_quality
 from vqcodec.perception import weights_for
 from vqcodec.probe import probe
 from vqcodec.quantizer import TRAINING_BEAM
@@ -30,7 +30,7 @@ __all__ = ["TrainOptions", "run"]
 
 LOG_STEPS = 50
 LOOKING_FROM = 0.5  # of a first run on; before, networks change more than a look finds
-CONTINUED = 0.4  # of the learning rate, for networks that were trained before: experiment 23
+CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
 
 
 @memory_errors()
@@ -197,7 +197,8 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
 def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
     """The prior, on the indices of the finished autoencoder; a few levels per step."""
     options, config = state.options, state.config
-    loop = _loop("prior", state.prior, options, peak=1.5e-3, average=0.998)
+    peak = 1.5e-3 * (CONTINUED if state.pretrained else 1)
+    loop = _loop("prior", state.prior, options, peak=peak, average=0.998)
     begun = saved is not None and saved.meta["phase"] == "prior"
     if not (state.pretrained or begun):
         state.prior.initialise(state.quantizer.code_lengths(), *state.quantizer.geometry())
@@ -212,10 +213,11 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
     for step in loop:
         quality = spread_quality(options.batch).long()
         levels = _some_levels(config)
-        with torch.inference_mode():
+        with torch.no_grad():
             x = state.crops.batch(options.batch, crop)
             with torch.autocast(options.device, torch.bfloat16):
                 latent = state.autoencoder.encode(x, quality)
+            latent = look(state.autoencoder, state.quantizer, latent, x, quality, LOOKS)
             quantized = state.quantizer(
                 latent,
                 quality,
@@ -223,7 +225,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
                 beam=TRAINING_BEAM,
                 weights=weights_for(config, x),
             )
-        grids = [grid.clone() for grid in quantized.grids]
+        grids = quantized.grids
         coded = worth[quality]
         loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)
         if per_index:
