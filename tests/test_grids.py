@@ -119,6 +119,19 @@ def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyP
     assert same(found(32, 96), whole) and not same(found(32, 0), whole)
 
 
+def test_looks_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = picture(96, 64)
+    sizes, errors = [], []
+    for fast in (False, True):
+        monkeypatch.setattr(grids, "fast_bfloat16", lambda fast=fast: fast)
+        data = codec.compress(source, 80, model=model)
+        decoded = np.asarray(codec.decompress(data, model=model)).astype(float)
+        sizes.append(len(data))
+        errors.append(np.square(decoded - np.asarray(source)).mean())
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+    assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
 def test_first_levels_of_all_tiles(tiny_weights: dict[str, Path], small_tiles: int) -> None:
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(40, 16), 100, effort=0, model=model)

@@ -32,8 +32,8 @@ STAGES = {
     "readers": {"coder", "container", "registry", "tiles"},
     "windows": {"image", "registry", "tiles"},
     "grids": {
-        *("coder", "container", "perception", "readers", "refine", "registry", "tiles"),
-        "windows",
+        *("coder", "container", "perception", "readers", "refine", "registry", "resources"),
+        *("tiles", "windows"),
     },
     "codec": {
         *("image", "registry", "exact_prior", "container", "grids", "tiles", "windows"),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vqcodec import codec, resources
-from vqcodec.resources import limit_blas, trim_heap
+from vqcodec.resources import fast_bfloat16, limit_blas, trim_heap
 
 
 def resident() -> int:
@@ -68,3 +69,19 @@ def test_every_tile_ends_with_it(
     assert len(calls) == 4
     codec.compress(Image.new("RGB", (20, 20)), effort=0, model=model)
     assert len(calls) == 4
+
+
+def test_bfloat16_is_asked_for_where_torch_knows_that_it_is_fast(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert fast_bfloat16() in (False, True)
+    for able, fast in (
+        ({"avx2": True, "avx512_bf16": False}, False),
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"architecture": "aarch64", "bf16": True}, False),  # nobody measured it
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
+        assert fast_bfloat16() is fast
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert fast_bfloat16() is False

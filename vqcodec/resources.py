@@ -1,12 +1,13 @@
-"""Threads and memory of this process."""
+"""Threads and memory of this process, and what its processor is good at."""
 
 import contextlib
 import ctypes
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["limit_blas", "trim_heap"]
+__all__ = ["fast_bfloat16", "limit_blas", "trim_heap"]
 
 _BLAS = ThreadpoolController()
 
@@ -24,3 +25,12 @@ def trim_heap() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries lack it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32, as far as torch can tell."""
+    import torch
+
+    ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    able = ask()  # older versions do not say
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
