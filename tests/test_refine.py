@@ -39,7 +39,7 @@ def test_the_step_lowers_the_error(
     def decode(y: torch.Tensor) -> torch.Tensor:
         return model.autoencoder.decode(y, told)
 
-    refined = refine.refine(model.quantizer, decode, latent, picture, told, 2, levels)
+    refined = refine.refine(model.quantizer, decode, latent, picture, told, 1, 2, levels)
     assert refined.shape == latent.shape and latent.equal(before)
     with torch.inference_mode():
         chosen = model.quantizer(latent, told, beam=2).latent
@@ -50,9 +50,9 @@ def test_the_step_lowers_the_error(
     assert errors[1] < 0.97 * errors[0]
 
 
-@pytest.mark.parametrize("gain", [1.0, 3.0])
-def test_the_step_of_a_block_transform(gain: float) -> None:
-    """Where errors of the latent are those of pixels, or a third of them, the step is known."""
+@pytest.mark.parametrize(("gain", "looks"), [(1.0, 0), (1.0, 1), (1.0, 3), (3.0, 1)])
+def test_the_steps_of_a_block_transform(gain: float, looks: int) -> None:
+    """Where errors of the latent are those of pixels, or a third of them, the steps are known."""
     torch.manual_seed(0)
     network = Autoencoder(TINY["residual"])  # its branches are still zero
     picture, quality = torch.rand(2, 3, 32, 48), torch.tensor([60.0, 10.0])
@@ -64,12 +64,20 @@ def test_the_step_of_a_block_transform(gain: float) -> None:
     def decode(y: torch.Tensor) -> torch.Tensor:
         return network.decode(y, quality)
 
-    refined = refine.refine(Choice(chosen), decode, latent, picture, quality, 5, 2)
+    seen: list[int] = []
+    rest = looks, 5, 2, None, seen.append
+    refined = refine.refine(Choice(chosen), decode, latent, picture, quality, *rest)
+    assert seen == list(range(1, looks + 1))
     low, middle, high = refine.STEPS["psnr"]
     steps = torch.tensor([0.8 * middle + 0.2 * high, 0.8 * low + 0.2 * middle])
     steepness = gain**2
-    steps *= min(1, refine.TRUST / steepness) * (steepness - refine.CURVATURE)
-    want = latent + steps[:, None, None, None] * (latent - chosen)
+    steps = steps[:, None, None, None] * min(1, refine.TRUST / steepness)
+    want, move = latent, torch.zeros(())
+    for look in range(looks):
+        # What is decoded does not change, as the choice does not; what it is chosen for does.
+        step = steps * (refine.CURVATURE * (chosen - want) - steepness * (chosen - latent))
+        move = refine.MOMENTUM * move + (step if look else refine.FIRST * step)
+        want = want + move
     torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
 
 
@@ -96,16 +104,19 @@ def test_efforts_differ_in_looks_and_paths(
         return list(grids.write_tile(model, rgb, tile, 80, effort, 5))
 
     written = write(1), write(2)
-    calls: list[int] = []
+    asked: list[int] = []
 
-    def blind(quantizer: Quantizer, decode: object, latent: torch.Tensor, *_: object) -> object:
-        calls.append(len(calls))
+    def blind(
+        quantizer: Quantizer, decode: object, latent: torch.Tensor, *rest: object
+    ) -> torch.Tensor:
+        picture, quality, looks, *_ = rest
+        assert isinstance(looks, int)
+        asked.append(looks)
         return latent
 
     monkeypatch.setattr(refine, "refine", blind)
     for effort, (looks, *_) in enumerate(grids.EFFORTS):
-        calls.clear()
         assert write(effort) not in written
-        assert len(calls) == looks
+        assert asked.pop() == looks
     assert list(grids.EFFORTS) == sorted(grids.EFFORTS)
     assert written[0] != written[1] and write(1) == write(2)

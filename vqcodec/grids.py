@@ -59,10 +59,12 @@ def write_tile(
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             return model.autoencoder.decode(latent, rounded)
 
-    for look in range(looks):
-        latent = refine(model.quantizer, decode, latent, picture, exact, rough, levels, weights)
+    def looked(count: int) -> None:
         if progress:
-            progress((look + 1) / (looks + 1))
+            progress(count / (looks + 1))
+
+    search = (looks, rough, levels, weights)
+    latent = refine(model.quantizer, decode, latent, picture, exact, *search, looked)
     base = config.base_stride
     latent = windows.within(tile, around, latent, base)
     if weights is not None:

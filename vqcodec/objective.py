@@ -106,16 +106,14 @@ def look(
     quality: Tensor,
     looks: int,
 ) -> Tensor:
-    """Latents (B, D, h, w) as coding refines them: `refine`, so many times."""
+    """Latents (B, D, h, w) as coding refines them, with so many looks."""
 
     def decode(y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             return autoencoder.decode(y, quality)
 
     weights = weights_for(quantizer.config, x)
-    for _ in range(looks):
-        latent = refine(quantizer, decode, latent, x, quality, LOOKING_BEAM, weights=weights)
-    return latent
+    return refine(quantizer, decode, latent, x, quality, looks, LOOKING_BEAM, weights=weights)
 
 
 def prior_loss(
