@@ -512,7 +512,7 @@ def test_info_tells_of_whole_and_cut_files() -> None:
     data = Path(vqc("a.vqc")).read_bytes()
     Path("cut.vqc").write_bytes(data[:-7])
     text = run("info", "a.vqc").stdout
-    for part in ("6 x 4", "complete", b"8 bytes!".hex(), "8 4"):
+    for part in ("6 x 4", "complete", b"8 bytes!".hex(), "bytes of the parts: 8 4"):
         assert part in text
     assert "cut: 1 of 2 levels" in run("info", "cut.vqc").stdout
     Path("bad.vqc").write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])

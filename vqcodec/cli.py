@@ -223,7 +223,7 @@ def decompress(
 def info(
     inputs: Inputs, max_pixels: MaxPixels = container.MAX_PIXELS, as_json: Json = False
 ) -> None:
-    """Show what .vqc files hold: size, quality, model, bytes of each level. Also of cut files."""
+    """Show what .vqc files hold: size, quality, model, bytes of each part. Also of cut files."""
     report = Report(as_json)
 
     def work(job: Job, advance: Advance) -> None:
@@ -315,7 +315,7 @@ def train(
 ) -> None:
     """Train a model, by default on drawn pictures; the log goes to OUT.jsonl.
 
-    Ctrl-C ends the step and keeps everything in OUT.checkpoint.
+    Ctrl-C or SIGTERM ends the step and keeps everything in OUT.checkpoint.
     """
     if resume and (preset or tune or init):
         raise typer.BadParameter("--resume goes on with its model: no --preset, --tune or --init")

@@ -251,6 +251,8 @@ def _open_closed_streams() -> None:
 def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[str, Any]:
     """What is said of a `.vqc` file as JSON; bytes are those of the whole file."""
     parsed = container.parse(data, partial=True, max_pixels=max_pixels)
+    words = [part.words for part in parsed.parts]
+    tiles = container.tile_count(parsed.width, parsed.height)
     return {
         "num_bytes": len(data),
         "bpp": round(8 * len(data) / (parsed.width * parsed.height), 4),
@@ -263,7 +265,8 @@ def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[s
         "surplus_bytes": parsed.surplus,
         "levels": parsed.level_count,
         "levels_present": parsed.levels_present,
-        "part_bytes": [4 * part.words for part in parsed.parts],
+        "levels_per_part": parsed.levels_per_part,
+        "part_bytes": [4 * sum(words[k : k + tiles]) for k in range(0, len(words), tiles)],
         "chunks": {kind.decode(): len(body) for kind, body in parsed.chunks},
         "chunks_lost": [kind.decode() for kind in parsed.lost],
     }
@@ -285,7 +288,8 @@ def info_text(fields: dict[str, Any]) -> str:
         "quality": f"coded at {fields['coded_quality']}",
         "model": f"{fields['model_id']} ({fields['model'] or 'not among those shipped'})",
         "file": f"{fields['num_bytes']} bytes, {fields['bpp']} bpp, {state}",
-        "levels": f"{fields['levels']}, bytes: {' '.join(map(str, fields['part_bytes']))}",
+        "levels": f"{fields['levels']}, {fields['levels_per_part']} a part; bytes of the parts: "
+        + " ".join(map(str, fields["part_bytes"])),
         "chunks": ", ".join(chunks) or "none",
     }
     return "\n".join([one_line(fields["input"]), *(f"  {k:8} {v}" for k, v in rows.items())])
