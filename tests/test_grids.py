@@ -120,16 +120,50 @@ def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyP
 
 
 def test_looks_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = picture(96, 64)
-    sizes, errors = [], []
+    source, autoencoder = picture(96, 64), registry.load(model).autoencoder
+    sizes, errors, plain = [], [], autoencoder.decode
+
+    def decode(*inputs: torch.Tensor) -> torch.Tensor:
+        seen.add(torch.is_autocast_enabled("cpu"))
+        return plain(*inputs)
+
+    monkeypatch.setattr(autoencoder, "decode", decode)
     for fast in (False, True):
+        seen: set[bool] = set()
         monkeypatch.setattr(grids, "fast_bfloat16", lambda fast=fast: fast)
         data = codec.compress(source, 80, model=model)
+        assert seen == {fast}
         decoded = np.asarray(codec.decompress(data, model=model)).astype(float)
         sizes.append(len(data))
         errors.append(np.square(decoded - np.asarray(source)).mean())
     assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
     assert errors[1] == pytest.approx(errors[0], rel=0.05)
+
+
+def test_the_last_choice_goes_by_expected_lengths(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they make all but the zero code dear, all is zero; without looks none are asked for."""
+
+    def dear(model: registry.Model, first: list[torch.Tensor], quality: torch.Tensor) -> object:
+        assert len(first) <= len(model.config.levels) and quality.item() % 1
+        lengths = [1e9 * torch.ones(1, grid[0].numel(), 8192) for grid in first]
+        for k, each in enumerate(lengths):
+            each[..., 0] = 0
+            lengths[k] = each[..., : model.config.levels[k].codebook_size]
+        return lengths
+
+    def found(effort: int) -> list[Index]:
+        data = codec.compress(picture(96, 64), 80, effort=effort, model=model)
+        return grids.read_grids(data, model=model).grids
+
+    before, config = found(0), registry.load(model).config
+    monkeypatch.setattr("vqcodec.lengths.expected_lengths", dear)
+    for a, b in zip(before, found(0), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for effort in (1, 2):
+        for level, grid in zip(config.levels, found(effort), strict=False):
+            assert level.slices > 1 or not grid.any()
 
 
 def test_first_levels_of_all_tiles(tiny_weights: dict[str, Path], small_tiles: int) -> None:

@@ -28,12 +28,13 @@ STAGES = {
     "allocation": set(),
     "target": set(),
     "refine": {"perception", "quantizer"},
+    "lengths": {"exact_prior", "registry"},
     "tiles": {"container"},
     "readers": {"coder", "container", "registry", "tiles"},
     "windows": {"image", "registry", "tiles"},
     "grids": {
-        *("coder", "container", "perception", "readers", "refine", "registry", "resources"),
-        *("tiles", "windows"),
+        *("coder", "container", "lengths", "perception", "readers", "refine", "registry"),
+        *("resources", "tiles", "windows"),
     },
     "codec": {
         *("image", "registry", "exact_prior", "container", "grids", "tiles", "windows"),

@@ -145,7 +145,7 @@ def test_positions_that_no_code_helps_are_not_searched(monkeypatch: pytest.Monke
     quality = torch.full((len(latent),), 30.0)
     vectors = quantizer.gather(latent, 16)
     vectors *= torch.rand(*vectors.shape[:2], 1) ** 4
-    levels, offsets = [0, 1], quantizer.lambdas(quality)[:, None]
+    levels, lambdas = [0, 1], quantizer.lambdas(quality)[:, None]
     for level in levels:
         quantizer.buffer("rate_count", level)[..., 0] = 100  # the usual code, the cheapest
     seen: list[int] = []
@@ -157,13 +157,34 @@ def test_positions_that_no_code_helps_are_not_searched(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("vqcodec.quantizer.Beam", Counting)
     price = 0.5 + torch.rand(vectors.shape[:2])
-    chosen = torch.cat(quantizer.assign_jointly(levels, vectors, quality, 4, price), 2)
-    chosen = chosen.flatten(0, 1)
+    lengths = [quantizer.marginal_bits(k, quality) for k in levels]
+    found = quantizer.assign_jointly(levels, vectors, quality, lengths, 4, price)
+    chosen = torch.cat(found, 2).flatten(0, 1)
     assert 0 < sum(seen) < chosen.shape[0]
-    every = torch.cat([offsets * quantizer.marginal_bits(k, quality)[:, 0] for k in levels], 1)
-    every = every.repeat_interleave(vectors.shape[1], 0) * price.flatten()[:, None]
+    every = torch.cat(lengths, 2).repeat_interleave(vectors.shape[1], 0)[:, 0]
+    every = every * (lambdas * price).flatten()[:, None]
     search = Beam([quantizer.buffer("codebook", k)[0] for k in levels], 4)
     assert torch.equal(chosen, search(vectors.flatten(0, 1), every))
+
+
+def test_lengths_may_differ_from_place_to_place() -> None:
+    """A code is never chosen where it is made dear, and elsewhere as before."""
+    _, quantizer, latent = prepared(TINY["residual"])
+    quality = torch.full((len(latent),), 70.0)
+    plain = quantizer(latent, quality, beam=4)
+    levels = quantizer.config.levels
+    first = [k for k in range(len(levels)) if all(one.slices == 1 for one in levels[: k + 1])]
+    lengths = [
+        quantizer.marginal_bits(k, quality).repeat(1, plain.grids[k][0].numel(), 1) for k in first
+    ]
+    same = quantizer(latent, quality, beam=4, lengths=lengths)
+    for a, b in zip(plain.grids, same.grids, strict=True):
+        assert torch.equal(a, b)
+    common = int(plain.grids[0].flatten().mode().values)
+    lengths[0][:, ::2, common] = 1e6
+    changed = quantizer(latent, quality, beam=4, lengths=lengths).grids[0].flatten(1)
+    assert not (changed[:, ::2] == common).any() and (changed[:, 1::2] == common).any()
+    assert torch.equal(changed[:, 1::2], plain.grids[0].flatten(1)[:, 1::2])
 
 
 def test_errors_are_differences_of_squared_distances() -> None:

@@ -1,8 +1,9 @@
 """Index grids of a picture <-> the payload of its file, tile by tile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,8 @@ from vqcodec.tiles import Tile
 
 __all__ = ["Grids", "read_grids", "write_tile"]
 
-# Per effort: looks at what the choice so far decodes to; paths followed up in these, and at last.
+# Per effort: looks at what the choice so far decodes to, paths followed up in these, and at last.
+# With looks, the last choice goes by what the prior expects too, not by marginal lengths alone.
 EFFORTS = ((0, 2, 2), (3, 4, 8), (12, 8, 16))
 MARGIN = 32  # pixels of the neighbouring tiles that a look decodes
 
@@ -43,6 +45,7 @@ def write_tile(
     """
     import torch
 
+    from vqcodec.lengths import expected_lengths
     from vqcodec.perception import weights_for
     from vqcodec.refine import refine
 
@@ -69,7 +72,11 @@ def write_tile(
     latent = windows.within(tile, around, latent, base)
     if weights is not None:
         weights = windows.within(tile, around, weights, base)
-    chosen = model.quantizer(latent, exact, levels=levels, beam=beam, weights=weights)
+    choose = partial(model.quantizer, latent, exact, levels=levels, weights=weights)
+    lengths: Sequence[torch.Tensor] = ()
+    if looks:
+        lengths = expected_lengths(model, choose(beam=rough).grids, exact)
+    chosen = choose(beam=beam, lengths=lengths)
     grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen.grids]
     payload, ends = encode_grids(model.prior, grids, told)
     step, start = levels_per_part(levels), 0

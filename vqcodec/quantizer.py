@@ -147,33 +147,37 @@ class Quantizer(nn.Module):
         return indices.transpose(1, 2)
 
     def assign_jointly(
-        self, levels: Sequence[int], vectors: Tensor, quality: Tensor, beam: int, price: Tensor
+        self,
+        levels: Sequence[int],
+        vectors: Tensor,
+        quality: Tensor,
+        lengths: Sequence[Tensor],
+        beam: int,
+        price: Tensor,
     ) -> list[Tensor]:
         """Indices (B, n, 1) per level that minimise |v - sum e|^2 + price lambda sum bits together.
 
         Args:
             levels: of one stride, one slice each.
             vectors: (B, n, D_s).
+            lengths: per level (B, n, K), or (B, 1, K) for all positions: the bits.
             beam: how many choices for the levels so far are followed up at each position.
             price: (B, n).
         """
-        lambdas = self.lambdas(quality)[:, None]
-        offsets = [lambdas * self.marginal_bits(level, quality)[:, 0] for level in levels]
+        price = self.lambdas(quality)[:, None] * price
         # No codes can save more than |v|^2: where that is never worth their bits, all are zero.
-        least = torch.stack([bits[:, 1:].amin(1) - bits[:, 0] for bits in offsets]).amin(0)
-        undecided = vectors.square().sum(2) > least[:, None] * price
+        least = torch.stack([bits[..., 1:].amin(2) - bits[..., 0] for bits in lengths]).amin(0)
+        undecided = vectors.square().sum(2) > least * price
         indices = torch.zeros(*undecided.shape, len(levels), dtype=torch.long)
-        picture = undecided.nonzero()[:, 0]
-        if len(picture):
+        places = undecided.nonzero()
+        if len(places):
             search = Beam([self.buffer("codebook", level)[0] for level in levels], beam)
-            every = torch.cat(offsets, 1)
-            parts = zip(
-                torch.split(vectors[undecided], search.step),
-                torch.split(picture, search.step),
-                torch.split(price[undecided][:, None], search.step),
-                strict=True,
-            )
-            found = [search(rows, every[of] * prices) for rows, of, prices in parts]
+            every = [bits.expand(*undecided.shape, -1) for bits in lengths]
+            found = []
+            for picture, place in (part.T for part in torch.split(places, search.step)):
+                offsets = torch.cat([bits[picture, place] for bits in every], 1)
+                offsets *= price[picture, place, None]
+                found.append(search(vectors[picture, place], offsets))
             indices[undecided] = torch.cat(found)
         return list(torch.split(indices, 1, 2))
 
@@ -185,9 +189,10 @@ class Quantizer(nn.Module):
         levels: int | None = None,
         beam: int = 1,
         weights: Tensor | None = None,
+        lengths: Sequence[Tensor] = (),
         observe: Callable[[int, Tensor, Tensor, Tensor], None] | None = None,
     ) -> Quantized:
-        """Entropy-constrained assignment with marginal code lengths, stride after stride.
+        """Entropy-constrained assignment, stride after stride.
 
         Args:
             latent: (B, D, h, w) float32.
@@ -196,6 +201,8 @@ class Quantizer(nn.Module):
             beam: paths that are followed up where levels are chosen jointly; 1 decides level
                 after level.
             weights: (B, h, w), how much a squared error counts; all alike without.
+            lengths: (B, n, K) in bits for each of the first levels, all that have one slice, or
+                none; the others' are the marginal ones.
             observe: called with (level, vectors (B, n, D_s), weights (B, n), indices (B, n, S)),
                 the vectors being what the other levels of the stride leave to this one.
         """
@@ -210,17 +217,18 @@ class Quantizer(nn.Module):
             vectors = self.gather(rest, spec.stride)
             weight = F.avg_pool2d(weights[:, None], factor).flatten(1)
             price = 1 / weight
+            marginal = [self.marginal_bits(level, quality) for level in group]  # (B, S, K)
             if spec.slices == 1:
-                chosen = self.assign_jointly(group, vectors, quality, beam, price)
+                of = lengths[group[0] : group[-1] + 1] or marginal
+                chosen = self.assign_jointly(group, vectors, quality, of, beam, price)
             else:
-                lengths = self.marginal_bits(group[0], quality)
-                chosen = [self.assign(group[0], vectors, quality, lengths, price)]
+                chosen = [self.assign(group[0], vectors, quality, marginal[0], price)]
             codes = [self.look_up(k, indices) for k, indices in zip(group, chosen, strict=True)]
             left = vectors - sum(codes)
             rest = rest - self.scatter(vectors - left, spec.stride, height, width)
-            for level, indices, code in zip(group, chosen, codes, strict=True):
-                lengths = self.marginal_bits(level, quality)  # (B, S, K)
-                bits += lengths.gather(2, indices.transpose(1, 2)).sum((1, 2))
+            parts = zip(group, chosen, codes, marginal, strict=True)
+            for level, indices, code, each in parts:
+                bits += each.gather(2, indices.transpose(1, 2)).sum((1, 2))
                 grids.append(indices.reshape(-1, height // factor, width // factor, spec.slices))
                 if observe is not None:
                     observe(level, left + code, weight, indices)
@@ -232,7 +240,7 @@ class Quantizer(nn.Module):
         latent = torch.zeros(len(grids[0]), self.dim, height, width)
         levels = self.config.levels[: len(grids)]
         for stride, same in itertools.groupby(range(len(grids)), lambda k: levels[k].stride):
-            codes = [self.look_up(k, grids[k].flatten(1, 2)) for k in same]
+            codes = (self.look_up(k, grids[k].flatten(1, 2)) for k in same)
             latent += self.scatter(functools.reduce(torch.add, codes), stride, height, width)
         return latent
 

@@ -1,0 +1,37 @@
+"""lengths.py: what codes cost for the exact prior, as the search is told."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from vqcodec import lengths, registry
+from vqcodec.exact_prior import cross_entropy_bits
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_real_lengths_are_those_of_the_coder(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """And the rest is marginal: chosen codes cost what the prior says, mixed as is said."""
+    model, quality = registry.load(str(tiny_weights[name])), torch.tensor([70.4])
+    latent = torch.randn(1, model.quantizer.dim, 16, 8, generator=torch.Generator().manual_seed(1))
+    grids = model.quantizer(latent, quality).grids
+    found = {}
+    for share in (0.0, 0.3, 1.0):
+        monkeypatch.setitem(lengths.MIXTURES, "psnr", (share, 1.5))
+        found[share] = lengths.expected_lengths(model, grids, quality)
+    count = len(found[1.0])
+    known = [grid.numpy() for grid in grids[:count]]
+    real = cross_entropy_bits(model.prior, known, 70)
+    for k in range(count):
+        indices = grids[k].flatten(1, 2)
+        chosen = found[1.0][k].gather(2, indices).sum().item()
+        assert chosen == pytest.approx(1.5 * real[k], rel=1e-4)
+        marginal = 1.5 * model.quantizer.marginal_bits(k, quality)
+        assert torch.allclose(found[0.0][k], marginal.expand_as(found[0.0][k]))
+        mixed = 0.7 * found[0.0][k] + 0.3 * found[1.0][k]
+        assert torch.allclose(found[0.3][k], mixed, atol=1e-3)
+    sliced = next((k for k, level in enumerate(model.config.levels) if level.slices > 1), count)
+    assert count == sliced
