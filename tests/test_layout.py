@@ -28,7 +28,7 @@ STAGES = {
     "allocation": set(),
     "target": set(),
     "refine": {"perception", "quantizer"},
-    "lengths": {"exact_prior", "registry"},
+    "lengths": {"exact_prior", "refine", "registry"},
     "tiles": {"container"},
     "readers": {"coder", "container", "registry", "tiles"},
     "windows": {"image", "registry", "tiles"},

@@ -19,8 +19,9 @@ def test_real_lengths_are_those_of_the_coder(
     latent = torch.randn(1, model.quantizer.dim, 16, 8, generator=torch.Generator().manual_seed(1))
     grids = model.quantizer(latent, quality).grids
     found = {}
-    for share in (0.0, 0.3, 1.0):
-        monkeypatch.setitem(lengths.MIXTURES, "psnr", (share, 1.5))
+    for share in (0.3, 1.0):
+        monkeypatch.setitem(lengths.SHARES, "psnr", (0.0, share))
+        monkeypatch.setitem(lengths.LONGER, "psnr", 0.5 / share)
         found[share] = lengths.expected_lengths(model, grids, quality)
     count = len(found[1.0])
     known = [grid.numpy() for grid in grids[:count]]
@@ -29,9 +30,8 @@ def test_real_lengths_are_those_of_the_coder(
         indices = grids[k].flatten(1, 2)
         chosen = found[1.0][k].gather(2, indices).sum().item()
         assert chosen == pytest.approx(1.5 * real[k], rel=1e-4)
-        marginal = 1.5 * model.quantizer.marginal_bits(k, quality)
-        assert torch.allclose(found[0.0][k], marginal.expand_as(found[0.0][k]))
-        mixed = 0.7 * found[0.0][k] + 0.3 * found[1.0][k]
+        mixed = 0.7 * 1.5 * model.quantizer.marginal_bits(k, quality) + 0.3 * found[1.0][k]
         assert torch.allclose(found[0.3][k], mixed, atol=1e-3)
     sliced = next((k for k, level in enumerate(model.config.levels) if level.slices > 1), count)
     assert count == sliced
+    assert lengths.expected_lengths(model, grids, torch.tensor([7.9])) == []

@@ -55,7 +55,7 @@ def test_the_steps_of_a_block_transform(gain: float, looks: int) -> None:
     """Where errors of the latent are those of pixels, or a third of them, the steps are known."""
     torch.manual_seed(0)
     network = Autoencoder(TINY["residual"])  # its branches are still zero
-    picture, quality = torch.rand(2, 3, 32, 48), torch.tensor([60.0, 10.0])
+    picture, quality = torch.rand(3, 3, 32, 48), torch.tensor([60.0, 10.0, 15.0])
     network.initialise(picture)
     latent = network.encode(picture, quality) / gain
     network.klt *= gain
@@ -69,14 +69,17 @@ def test_the_steps_of_a_block_transform(gain: float, looks: int) -> None:
     refined = refine.refine(Choice(chosen), decode, latent, picture, quality, *rest)
     assert seen == list(range(1, looks + 1))
     low, middle, high = refine.STEPS["psnr"]
-    steps = torch.tensor([0.8 * middle + 0.2 * high, 0.8 * low + 0.2 * middle])
+    rising = [0.8 * low + 0.2 * middle, 0.7 * low + 0.3 * middle]
+    steps = torch.tensor([0.8 * middle + 0.2 * high, *rising])
+    usual = torch.tensor([1, 0, 3 / 8])[:, None, None, None]  # from 12 to 20
+    first = 1 + (refine.FIRST - 1) * usual
     steepness = gain**2
     steps = steps[:, None, None, None] * min(1, refine.TRUST / steepness)
     want, move = latent, torch.zeros(())
     for look in range(looks):
         # What is decoded does not change, as the choice does not; what it is chosen for does.
         step = steps * (refine.CURVATURE * (chosen - want) - steepness * (chosen - latent))
-        move = refine.MOMENTUM * move + (step if look else refine.FIRST * step)
+        move = refine.MOMENTUM * usual * move + (step if look else first * step)
         want = want + move
     torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
 

@@ -16,12 +16,13 @@ __all__ = ["refine"]
 # Part of the way to where the error should be least, at quality 0, 50 and 100, linear between. The
 # whole way would be right if codes were dense; and MS-SSIM is no square: experiment 24.
 STEPS: dict[Tuning, tuple[float, float, float]] = {
-    "psnr": (0.16, 0.2, 0.5),
+    "psnr": (0.16, 0.2, 0.25),
     "ssim": (0.25, 0.25, 0.12),
 }
 CURVATURE = 0.6  # squared error of pixels for one of the latent: 1/1.9 to 1/1.45, experiment 2
 TRUST = 1.25  # where the gradient says that it is more than this, steps are the shorter
 FIRST, MOMENTUM = 1.3, 0.4  # of the first step; of a move, in the next: experiment 30
+SAFE, USUAL = 12, 20  # qualities: up to the one neither, from the other on both: experiment 31
 
 
 def refine(
@@ -61,6 +62,9 @@ def refine(
     scale = torch.ones(()) if weights is None else weights[:, None].sqrt()
     steps = np.interp(quality.tolist(), (0, 50, 100), STEPS[quantizer.config.tune])
     part = torch.tensor(steps, dtype=torch.float32)[:, None, None, None]
+    pace = np.interp(quality.tolist(), (SAFE, USUAL), (0, 1))
+    usual = torch.tensor(pace, dtype=torch.float32)[:, None, None, None]
+    first, momentum = 1 + (FIRST - 1) * usual, MOMENTUM * usual
     move = torch.zeros(())
     for look in range(looks):
         with torch.enable_grad():
@@ -71,7 +75,7 @@ def refine(
         error, pull = scale * (chosen.detach() - latent), gradient / (2 * scale)
         damped = part * (TRUST * _norm(error) / _norm(pull)).clamp(max=1)
         step = damped * (CURVATURE * error - pull)
-        move = MOMENTUM * move + step if look else FIRST * step
+        move = momentum * move + step if look else first * step
         latent = latent + move
         if progress:
             progress(look + 1)
