@@ -17,12 +17,16 @@ def test_real_lengths_are_those_of_the_coder(
     """And the rest is marginal: chosen codes cost what the prior says, mixed as is said."""
     model, quality = registry.load(str(tiny_weights[name])), torch.tensor([70.4])
     latent = torch.randn(1, model.quantizer.dim, 16, 8, generator=torch.Generator().manual_seed(1))
-    grids = model.quantizer(latent, quality).grids
+    grids, levels = model.quantizer(latent, quality).grids, len(model.config.levels)
+
+    def choose(count: int) -> list[torch.Tensor]:
+        return grids[:count]
+
     found = {}
     for share in (0.3, 1.0):
         monkeypatch.setitem(lengths.SHARES, "psnr", (0.0, share))
         monkeypatch.setitem(lengths.LONGER, "psnr", 0.5 / share)
-        found[share] = lengths.expected_lengths(model, grids, quality)
+        found[share] = lengths.expected_lengths(model, choose, quality, levels)
     count = len(found[1.0])
     known = [grid.numpy() for grid in grids[:count]]
     real = cross_entropy_bits(model.prior, known, 70)
@@ -34,4 +38,5 @@ def test_real_lengths_are_those_of_the_coder(
         assert torch.allclose(found[0.3][k], mixed, atol=1e-3)
     sliced = next((k for k, level in enumerate(model.config.levels) if level.slices > 1), count)
     assert count == sliced
-    assert lengths.expected_lengths(model, grids, torch.tensor([7.9])) == []
+    assert len(lengths.expected_lengths(model, choose, quality, 1)) == 1
+    assert lengths.expected_lengths(model, choose, torch.tensor([7.9]), levels) == []

@@ -1,6 +1,6 @@
 """Index grids of a picture <-> the payload of its file, tile by tile."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -72,11 +72,14 @@ def write_tile(
     latent = windows.within(tile, around, latent, base)
     if weights is not None:
         weights = windows.within(tile, around, weights, base)
-    choose = partial(model.quantizer, latent, exact, levels=levels, weights=weights)
-    lengths: Sequence[torch.Tensor] = ()
-    if looks:
-        lengths = expected_lengths(model, choose(beam=rough).grids, exact)
-    chosen = choose(beam=beam, lengths=lengths)
+    choose = partial(model.quantizer, latent, exact, weights=weights)
+
+    def roughly(count: int) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = choose(levels=count, beam=rough).grids
+        return found
+
+    lengths = expected_lengths(model, roughly, exact, levels) if looks else ()
+    chosen = choose(levels=levels, beam=beam, lengths=lengths)
     grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen.grids]
     payload, ends = encode_grids(model.prior, grids, told)
     step, start = levels_per_part(levels), 0

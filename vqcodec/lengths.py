@@ -1,7 +1,7 @@
 """How long every code would be at every place, as the exact prior has it, for the search."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -22,23 +22,27 @@ SHARES: dict[Tuning, tuple[float, float]] = {"psnr": (0.0, 0.5), "ssim": (0.6, 0
 LONGER: dict[Tuning, float] = {"psnr": 0.2, "ssim": 0.0}
 
 
-def expected_lengths(model: Model, grids: Sequence[Tensor], quality: Tensor) -> list[Tensor]:
+def expected_lengths(
+    model: Model, choose: Callable[[int], Sequence[Tensor]], quality: Tensor, levels: int
+) -> list[Tensor]:
     """Code lengths given what is chosen around, mixed with marginal ones.
 
     Args:
-        grids: (1, h_l, w_l, S_l) per level, coarse first: a first choice.
+        choose: makes a first choice for so many levels, grids (1, h_l, w_l, S_l), coarse first;
+            not called where there is nothing to gain.
         quality: (1,) in 0..100, not rounded.
+        levels: how many will be coded.
     Returns:
-        (1, h_l w_l, K_l) in bits, of the first levels, all that have one slice; none where the
-        marginal ones are the best.
+        (1, h_l w_l, K_l) in bits, of the first of these levels, all that have one slice; none where
+        the marginal ones are the best.
     Source: rate-distortion optimised quantisation with adaptive contexts, Karczewicz et al. (2008).
     """
-    first = itertools.takewhile(lambda level: level.slices == 1, model.config.levels)
-    known = [grid.numpy().astype(np.int32) for grid, _ in zip(grids, first, strict=False)]
-    tune = model.config.tune
+    coded, tune = model.config.levels[:levels], model.config.tune
+    count = sum(1 for _ in itertools.takewhile(lambda level: level.slices == 1, coded))
     share = float(np.interp(quality.item(), (SAFE, USUAL), SHARES[tune]))
-    if not known or share == 0:
+    if not count or share == 0:
         return []
+    known = [grid.numpy().astype(np.int32) for grid in choose(count)]
     scale = 1 + LONGER[tune] * share
     marginal = (model.quantizer.marginal_bits(k, quality) for k in range(len(known)))
     lengths = [

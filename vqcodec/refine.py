@@ -1,6 +1,6 @@
 """Analysis by synthesis: a latent whose quantised version decodes closer to the picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -60,10 +60,8 @@ def refine(
         Polyak (1964).
     """
     scale = torch.ones(()) if weights is None else weights[:, None].sqrt()
-    steps = np.interp(quality.tolist(), (0, 50, 100), STEPS[quantizer.config.tune])
-    part = torch.tensor(steps, dtype=torch.float32)[:, None, None, None]
-    pace = np.interp(quality.tolist(), (SAFE, USUAL), (0, 1))
-    usual = torch.tensor(pace, dtype=torch.float32)[:, None, None, None]
+    part = _between((0, 50, 100), STEPS[quantizer.config.tune], quality)
+    usual = _between((SAFE, USUAL), (0, 1), quality)
     first, momentum = 1 + (FIRST - 1) * usual, MOMENTUM * usual
     move = torch.zeros(())
     for look in range(looks):
@@ -80,6 +78,12 @@ def refine(
         if progress:
             progress(look + 1)
     return latent
+
+
+def _between(qualities: Sequence[float], values: Sequence[float], quality: Tensor) -> Tensor:
+    """What goes with each quality (B,), linear between those given: (B, 1, 1, 1)."""
+    found = np.interp(quality.tolist(), qualities, values)
+    return torch.tensor(found, dtype=torch.float32)[:, None, None, None]
 
 
 def _norm(x: Tensor) -> Tensor:
