@@ -121,12 +121,12 @@ def test_damage_is_told_as_by_one_process(
     assert len(processes) == 4 and all(process.poll() is not None for process in processes)
 
 
-def test_a_file_that_fails_at_once_starts_no_process(
+def test_a_file_that_fails_at_once_leaves_no_process(
     model: str, data: bytes, processes: list[subprocess.Popen[bytes]]
 ) -> None:
     with pytest.raises(CorruptChunk, match="tile 0 do not match"):
         read_grids(damaged(data, 0), model=model, workers=4)
-    assert not processes
+    assert len(processes) == 3 and all(process.poll() is not None for process in processes)
 
 
 def test_none_takes_the_processors(

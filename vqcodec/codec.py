@@ -4,6 +4,7 @@ picture -> tiles -> latent (windows: autoencoder, refine) -> index grids (grids:
 rate-distortion beam search) -> payload (exact prior + range coder) -> .vqc (container), and back.
 """
 
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -230,6 +231,7 @@ def decompress_picture(
     """
 
     def advance(share: float) -> None:
+        importlib.import_module("torch")  # takes a second or two, while other processes read tiles
         if progress:
             progress(0.7 * share)  # what is left is the network, about a third of the time
 

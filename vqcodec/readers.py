@@ -7,6 +7,7 @@ needed: what it does not answer, for whatever reason, is read here, and here any
 """
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -101,19 +102,18 @@ def read_tiles(
 ) -> Generator[Found, None, None]:
     """What `Reader.read` gives for each tile, in order. Close it, if it is not taken to its end.
 
+    The first tile is read here, while processes start for the others.
+
     Args:
         workers: so many processes at most; None: as many as there are processors, up to `MOST`.
-            1 starts none, nor does a file that fails at its first tile.
+            1 starts none.
     Raises:
         CorruptChunk: as `Reader.read`.
     """
-    for tile in tiles[:1]:
-        yield reader.read(tile)
-    rest = tiles[1:]
     if workers is None:
         workers = min(_processors(), MOST)
-    if (workers := min(workers, len(rest))) < 2:
-        yield from map(reader.read, rest)
+    if (workers := min(workers, len(tiles) - 1)) < 2:
+        yield from map(reader.read, tiles)
         return
     idle: SimpleQueue[_Worker] = SimpleQueue()
     started: list[_Worker] = []
@@ -136,10 +136,12 @@ def read_tiles(
             except OSError:  # no process can be had
                 break
             idle.put(started[-1])
+        rest = iter(tiles[1:])
+        ahead.extend(pool.submit(read, tile) for tile in itertools.islice(rest, 2 * workers))
+        yield reader.read(tiles[0])
         for tile in rest:
             ahead.append(pool.submit(read, tile))
-            if len(ahead) > 2 * workers:
-                yield ahead.popleft().result()
+            yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
     finally:
