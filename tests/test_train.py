@@ -47,7 +47,7 @@ def same_weights(a: Path, b: Path) -> bool:
 
 def test_a_run_learns_and_logs(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    train.run(options(tmp_path, steps=400, prior_share=0.75), ignore)
+    train.run(options(tmp_path, steps=200), ignore)
     log = (tmp_path / "w.safetensors.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in log]
     phases = {name: [r for r in records if r["phase"] == name] for name in ("autoencoder", "prior")}
@@ -58,6 +58,19 @@ def test_a_run_learns_and_logs(tmp_path: Path) -> None:
     bits = [sum(r["bits_per_index"]) for r in phases["prior"]]
     assert bits[-1] < bits[0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors", "w.safetensors.jsonl"]
+
+
+def test_turns_with_the_same_crops_are_for_different_levels() -> None:
+    config = train.PRESETS["photo"]
+    turns = list(train._turns(config))
+    assert len(turns) == train.TURNS
+    coarse = [k for levels in turns for k in levels if config.levels[k].stride == 16]
+    fine = [k for levels in turns for k in levels if config.levels[k].stride == 8]
+    assert sorted(coarse) == [0, 1, 2, 3]
+    assert len(set(fine)) == len(fine) == 2 * train.TURNS
+    orders = {tuple(map(tuple, train._turns(config))) for _ in range(9)}
+    assert len(orders) > 1
+    assert list(train._turns(TINY["vq-vae-2"])) == [[0, 1]] * train.TURNS
 
 
 def test_training_for_ssim_goes_on_from_weights_for_psnr(

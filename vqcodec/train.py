@@ -6,11 +6,12 @@ states of the random generators.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vqcodec import registry
 from vqcodec.checkpoint import Checkpoint, Saved
@@ -30,6 +31,7 @@ __all__ = ["TrainOptions", "run"]
 
 LOG_STEPS = 50
 LOOKING_FROM = 0.5  # of a first run on; before, networks change more than a look finds
+TURNS = 4  # of the prior with the same crops, for other levels: choosing codes takes longer
 CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
 
 
@@ -195,7 +197,7 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
 
 
 def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
-    """The prior, on the indices of the finished autoencoder; a few levels per step."""
+    """The prior, on the indices of the finished autoencoder; a few levels per turn."""
     options, config = state.options, state.config
     peak = 1.5e-3 * (CONTINUED if state.pretrained else 1)
     loop = _loop("prior", state.prior, options, peak=peak, average=0.998)
@@ -212,30 +214,18 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
     meter = Meter()
     for step in loop:
         quality = spread_quality(options.batch).long()
-        levels = _some_levels(config)
-        with torch.no_grad():
-            x = state.crops.batch(options.batch, crop)
-            with torch.autocast(options.device, torch.bfloat16):
-                latent = state.autoencoder.encode(x, quality)
-            latent = look(state.autoencoder, state.quantizer, latent, x, quality, LOOKS)
-            quantized = state.quantizer(
-                latent,
-                quality,
-                levels=max(levels) + 1,
-                beam=TRAINING_BEAM,
-                weights=weights_for(config, x),
-            )
-        grids = quantized.grids
-        coded = worth[quality]
-        loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)
-        if per_index:
-            loop.descend(loss)
-        for level, bits in per_index.items():
-            slot = torch.tensor([level])
-            marginal = state.quantizer.marginal_bits(level, quality)
-            used = marginal.gather(2, grids[level].flatten(1, 2).transpose(1, 2))
-            meter.add("bits_per_index", slot, torch.tensor([bits]), count)
-            meter.add("marginal_bits", slot, used[coded > level].mean()[None], count)
+        x = state.crops.batch(options.batch, crop)
+        grids, coded = _coded(state, x, quality), worth[quality]
+        for levels in _turns(config):
+            loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)
+            if per_index:
+                loop.descend(loss)
+            for level, bits in per_index.items():
+                slot = torch.tensor([level])
+                marginal = state.quantizer.marginal_bits(level, quality)
+                used = marginal.gather(2, grids[level].flatten(1, 2).transpose(1, 2))
+                meter.add("bits_per_index", slot, torch.tensor([bits]), count)
+                meter.add("marginal_bits", slot, used[coded > level].mean()[None], count)
         if (step + 1) % LOG_STEPS == 0:
             record = _record(loop, meter, options.batch)
             state.results[loop.name] = record
@@ -252,15 +242,27 @@ def _loop(
     return Loop(name, model, options.minutes * share, steps, peak=peak, average=average)
 
 
-def _some_levels(config: ModelConfig) -> list[int]:
-    """A random level of each stride, and one more of the finest."""
-    levels: list[int] = []
-    for stride in (*config.strides, config.base_stride):
+def _turns(config: ModelConfig) -> Iterator[list[int]]:
+    """The levels of each turn: a random one of each stride, two of the finest, others each time."""
+    orders = []
+    for stride in config.strides:
         among = [k for k, level in enumerate(config.levels) if level.stride == stride]
-        pick = among[int(torch.randint(len(among), ()))]
-        if pick not in levels:
-            levels.append(pick)
-    return sorted(levels)
+        orders.append([among[k] for k in torch.randperm(len(among)).tolist()])
+    finest = orders[-1]
+    for turn in range(TURNS):
+        picks = {order[turn % len(order)] for order in orders}
+        yield sorted(picks | {finest[(turn + TURNS) % len(finest)]})
+
+
+def _coded(state: Run, x: Tensor, quality: Tensor) -> list[Tensor]:
+    """The grids of all levels as coding chooses them."""
+    with torch.no_grad():
+        with torch.autocast(x.device.type, torch.bfloat16):
+            latent = state.autoencoder.encode(x, quality)
+        latent = look(state.autoencoder, state.quantizer, latent, x, quality, LOOKS)
+        weights = weights_for(state.config, x)
+        found = state.quantizer(latent, quality, beam=TRAINING_BEAM, weights=weights)
+    return list(found.grids)
 
 
 def _record(loop: Loop, meter: Meter, batch: int) -> Record:
