@@ -24,7 +24,6 @@ from vqcodec.loop import Loop, Meter, Record, deferred_interrupts
 from vqcodec.objective import LOOKS, AutoencoderObjective, look, prior_loss, spread_quality
 from vqcodec.perception import weights_for
 from vqcodec.probe import probe
-from vqcodec.quantizer import TRAINING_BEAM
 from vqcodec.run import Keeper, Report, Run, TrainOptions, checkpoint_of
 
 __all__ = ["TrainOptions", "run"]
@@ -32,6 +31,7 @@ __all__ = ["TrainOptions", "run"]
 LOG_STEPS = 50
 LOOKING_FROM = 0.5  # of a first run on; before, networks change more than a look finds
 TURNS = 4  # of the prior with the same crops, for other levels: choosing codes takes longer
+CODING_BEAM = 16  # paths when the prior is trained; coding follows up 16 to 64 of them
 CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
 
 
@@ -261,7 +261,7 @@ def _coded(state: Run, x: Tensor, quality: Tensor) -> list[Tensor]:
             latent = state.autoencoder.encode(x, quality)
         latent = look(state.autoencoder, state.quantizer, latent, x, quality, LOOKS)
         weights = weights_for(state.config, x)
-        found = state.quantizer(latent, quality, beam=TRAINING_BEAM, weights=weights)
+        found = state.quantizer(latent, quality, beam=CODING_BEAM, weights=weights)
     return list(found.grids)
 
 
