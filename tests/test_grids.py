@@ -1,6 +1,6 @@
 """grids.py: tiles of index grids, coded alone, read back together or in part."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate, chain
@@ -145,9 +145,16 @@ def test_the_last_choice_goes_by_expected_lengths(
 ) -> None:
     """Where they make all but the zero code dear, all is zero; without looks none are asked for."""
 
-    def dear(model: registry.Model, first: list[torch.Tensor], quality: torch.Tensor) -> object:
-        assert len(first) <= len(model.config.levels) and quality.item() % 1
-        lengths = [1e9 * torch.ones(1, grid[0].numel(), 8192) for grid in first]
+    def dear(
+        model: registry.Model,
+        choose: Callable[[int], list[torch.Tensor]],
+        quality: torch.Tensor,
+        levels: int,
+    ) -> object:
+        assert levels <= len(model.config.levels) and quality.item() % 1
+        known = sum(level.slices == 1 for level in model.config.levels[:levels])
+        lengths = [1e9 * torch.ones(1, grid[0].numel(), 8192) for grid in choose(known)]
+        assert len(lengths) == known
         for k, each in enumerate(lengths):
             each[..., 0] = 0
             lengths[k] = each[..., : model.config.levels[k].codebook_size]
