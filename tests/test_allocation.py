@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vqcodec.allocation import ENDS, MOST, TYPICAL, contrast, quality_for
+from vqcodec.allocation import ENDS, MOST, POWER, TYPICAL, contrast, quality_for
 from vqcodec.config import PRESETS
 
 PHOTO = PRESETS["photo"]
@@ -33,12 +33,12 @@ def test_contrast_of_the_smallest_pictures(shape: tuple[int, int]) -> None:
     assert contrast(rgb) == pytest.approx(1 / (max(shape) - 1) if max(shape) > 1 else 0)
 
 
-def test_lambda_is_in_proportion_to_contrast() -> None:
+def test_lambda_is_in_proportion_to_a_power_of_contrast() -> None:
     smooth, busy = noise(0.03), noise(0.06)
     config = replace(PHOTO, lambdas=(0.5, 0.0005))
     first, second = (config.lambda_at(quality_for(config, rgb, 50)) for rgb in (smooth, busy))
-    assert second / first == pytest.approx(contrast(busy) / contrast(smooth))
-    assert first == pytest.approx(config.lambda_at(50) * contrast(smooth) / TYPICAL)
+    assert second / first == pytest.approx((contrast(busy) / contrast(smooth)) ** POWER)
+    assert first == pytest.approx(config.lambda_at(50) * (contrast(smooth) / TYPICAL) ** POWER)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.01, 0.05, 0.5])

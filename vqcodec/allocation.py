@@ -1,9 +1,10 @@
 """Rate between pictures: at one `-q`, smooth pictures get finer quality than busy ones.
 
 With one lambda for all, a bit saves the same squared error in each picture. But errors count as
-ratios: in dB, and to eyes, which miss in foliage what they see in a sky. So lambda is in proportion
-to a picture's contrast, between neighbours on average, and a step of `-q` is about the same
-ratio of errors in each. On the way from bits to dB of one picture nothing changes.
+ratios: in dB, and to eyes, which miss in foliage what they see in a sky. So lambda goes with the
+squared error that a picture has anyway, as its contrast foretells it, between neighbours on
+average; a step of `-q` is about the same ratio of errors in each. On the way from bits to dB of one
+picture nothing changes. Source: docs/experiments.md, 17 and 36.
 """
 
 import math
@@ -16,7 +17,8 @@ from vqcodec.config import ModelConfig
 __all__ = ["contrast", "quality_for"]
 
 TYPICAL = 0.045  # contrast of a picture that is coded at the quality asked for: training pictures'
-MOST = 12.0  # steps of quality
+POWER = 1.2  # of contrast, with which errors at one lambda go
+MOST = 14.0  # steps of quality
 ENDS = 16.0  # within so many of 0 and 100 less and less moves: both ends can be had for any picture
 ROWS = 256  # looked at together: bounds memory
 
@@ -34,7 +36,7 @@ def quality_for(config: ModelConfig, rgb: NDArray[np.uint8], quality: float) -> 
         return quality
     fall = math.log(config.lambdas[0] / config.lambdas[-1]) / 100  # of log lambda, in a step
     # A picture without any contrast has no logarithm of it; MOST is reached long before.
-    steps = math.log(TYPICAL / max(contrast(rgb), 1e-6)) / max(fall, 1e-6)
+    steps = POWER * math.log(TYPICAL / max(contrast(rgb), 1e-6)) / max(fall, 1e-6)
     room = min(1.0, quality / ENDS, (100 - quality) / ENDS)
     return quality + min(max(steps, -MOST), MOST) * room
 
