@@ -42,10 +42,12 @@ class Beam:
         paths = torch.zeros(len(vectors), 1, 0, dtype=torch.long)  # rows of `codes`
         spent = torch.zeros(len(vectors), 1)
         for (start, end), pairs in zip(self.blocks, self.pairs, strict=True):
-            cost = spent[..., None] + alone[:, None, start:end]
+            cost = alone[:, None, start:end]
             if start:
-                cost += F.embedding_bag(paths.flatten(0, 1), pairs, mode="sum").view_as(cost)
-            spent, best = smallest(cost.flatten(1), self.beam)
+                cross = F.embedding_bag(paths.flatten(0, 1), pairs, mode="sum")
+                cost = cross.view(*spent.shape, -1).add_(cost).add_(spent[..., None])
+            # Of the sums with the last code, only the best will be asked for.
+            spent, best = smallest(cost.flatten(1), self.beam if end < len(self.codes) else 1)
             size = end - start
             paths = paths.gather(1, (best // size)[..., None].expand(-1, -1, paths.shape[2]))
             paths = torch.cat([paths, (best % size + start)[..., None]], 2)
