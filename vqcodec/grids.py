@@ -21,7 +21,7 @@ __all__ = ["Grids", "read_grids", "write_tile"]
 
 # Per effort: looks at what the choice so far decodes to, paths followed up in these, and at last.
 # With looks, the last choice goes by what the prior expects too, not by marginal lengths alone.
-EFFORTS = ((0, 2, 16), (3, 8, 32), (8, 16, 64))
+EFFORTS = ((0, 2, 16), (3, 12, 48), (8, 16, 64))
 MARGIN = 32  # pixels of the neighbouring tiles that a look decodes
 
 
