@@ -28,7 +28,7 @@ STAGES = {
     "allocation": set(),
     "target": set(),
     "refine": {"perception", "quantizer"},
-    "lengths": {"exact_prior", "refine", "registry"},
+    "lengths": {"exact_prior", "quantizer", "refine", "registry"},
     "tiles": {"container"},
     "readers": {"coder", "container", "registry", "tiles"},
     "windows": {"image", "registry", "tiles"},
@@ -47,7 +47,7 @@ STAGES = {
     "loop": set(),
     "run": {"autoencoder", "checkpoint", "data", "loop", "prior", "quantizer"},
     "train": {
-        *("registry", "quantizer", "freezing", "data", "run"),
+        *("registry", "quantizer", "freezing", "data", "run", "lengths"),
         *("objective", "perception", "loop", "checkpoint", "exact_prior", "probe"),
     },
     "doctor": {"registry", "exact_prior", "probe"},

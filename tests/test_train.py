@@ -13,8 +13,9 @@ import torch
 from conftest import TINY
 from PIL import Image
 
-from vqcodec import objective, registry, train
+from vqcodec import lengths, objective, registry, train
 from vqcodec import run as train_run
+from vqcodec.data import CropSource
 from vqcodec.drawings import draw
 from vqcodec.errors import ImageError, ModelError
 from vqcodec.loop import Loop, deferred_interrupts
@@ -104,6 +105,38 @@ def test_codes_are_chosen_after_looks(
     train.run(options(tmp_path, init=init, steps=16), ignore)
     assert asked[8:] == [objective.LOOKS] * 8  # of the prior
     assert asked[:8] == [objective.LOOKS if continued else 0] * 4 + [objective.LOOKS] * 4
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_prior_learns_codes_chosen_by_its_own_lengths(
+    tmp_path: Path, tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """As coding chooses them; those of levels that a file does not have by marginal ones."""
+    model = registry.Model(tiny_weights[name])
+    pictures = [draw(np.random.default_rng(k), 96) for k in range(2)]
+    state = train.Run(options(tmp_path), model.config, CropSource(pictures, 0), ignore)
+    train._start_from(state, model)
+    count = len(model.config.levels)
+    for k in range(count):  # what is marginal is no longer what the prior says
+        state.prior.tables(k).bias.data += 99 * torch.randn_like(state.prior.tables(k).bias)
+    x, quality = state.crops.batch(2, 64), torch.tensor([2, 2])
+    spent = []
+    monkeypatch.setitem(lengths.LONGER, "psnr", 0.0)
+    for share in (0.0, 1.0):
+        monkeypatch.setitem(lengths.SHARES, "psnr", (share, share))
+        grids = train._coded(state, x, quality, torch.tensor([1, count]))
+        with torch.no_grad():
+            each = [state.prior.coded_bits(grids, quality, k)[1].item() for k in range(count)]
+        spent.append(each[0])
+    assert spent[1] < spent[0]
+    found = train._lengths(state, grids, quality, torch.tensor([1, count]))
+    assert found and all(level.slices == 1 for level in model.config.levels[: len(found)])
+    assert all(level.slices > 1 for level in model.config.levels[len(found) :][:1])
+    for level, bits in enumerate(found):
+        used = bits.gather(2, grids[level].flatten(1, 2)).sum((1, 2))
+        assert used[1].item() == pytest.approx(each[level], rel=0.02, abs=0.5)
+        marginal = state.quantizer.marginal_bits(level, quality)
+        assert torch.equal(bits[0], marginal[0].expand_as(bits[0])) == (level > 0)
 
 
 def test_looks_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> None:

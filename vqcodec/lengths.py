@@ -9,10 +9,11 @@ from torch import Tensor
 
 from vqcodec.config import Tuning
 from vqcodec.exact_prior import TOTAL, walk_known
+from vqcodec.quantizer import Quantizer
 from vqcodec.refine import SAFE, USUAL
 from vqcodec.registry import Model
 
-__all__ = ["expected_lengths"]
+__all__ = ["expected_lengths", "mixed"]
 
 # Share of the real lengths up to the quality SAFE and from USUAL on, linear between. The rest
 # is marginal, since what is cheap here may make the neighbours dear; and where few bits are left,
@@ -39,18 +40,29 @@ def expected_lengths(
     """
     coded, tune = model.config.levels[:levels], model.config.tune
     count = sum(1 for _ in itertools.takewhile(lambda level: level.slices == 1, coded))
-    share = float(np.interp(quality.item(), (SAFE, USUAL), SHARES[tune]))
-    if not count or share == 0:
+    if not count or np.interp(quality.item(), (SAFE, USUAL), SHARES[tune]) == 0:
         return []
     known = [grid.numpy().astype(np.int32) for grid in choose(count)]
-    scale = 1 + LONGER[tune] * share
-    marginal = (model.quantizer.marginal_bits(k, quality) for k in range(len(known)))
-    lengths = [
-        scale * (1 - share) * bits.repeat(1, grid[0].size, 1)
-        for bits, grid in zip(marginal, known, strict=True)
+    real = [
+        torch.empty(1, grid[0].size, level.codebook_size)
+        for grid, level in zip(known, coded, strict=False)
     ]
     for front, frequencies in walk_known(model.prior, known, round(quality.item())):
         places = torch.from_numpy(front.rows * known[front.level].shape[2] + front.cols)
         likely = torch.from_numpy(frequencies[0, :, 0]).float() / TOTAL
-        lengths[front.level][0, places] -= scale * share * likely.log2_()
-    return lengths
+        real[front.level][0, places] = likely.log2_().neg_()
+    return [mixed(model.quantizer, k, quality, bits) for k, bits in enumerate(real)]
+
+
+def mixed(quantizer: Quantizer, level: int, quality: Tensor, real: Tensor) -> Tensor:
+    """Code lengths (B, n, K) to search with, of a level of one slice.
+
+    Args:
+        quality: (B,) in 0..100.
+        real: (B, n, K) in bits, given the codes around.
+    """
+    tune = quantizer.config.tune
+    shares = np.interp(quality.tolist(), (SAFE, USUAL), SHARES[tune])
+    share = torch.tensor(shares, dtype=torch.float32)[:, None, None]
+    mixture = torch.lerp(quantizer.marginal_bits(level, quality), real, share)
+    return mixture.mul_(1 + LONGER[tune] * share)

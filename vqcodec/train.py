@@ -6,8 +6,10 @@ states of the random generators.
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from vqcodec.data import CropSource, drawn_pictures, load_folder
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
+from vqcodec.lengths import mixed
 from vqcodec.loop import Loop, Meter, Record, deferred_interrupts
 from vqcodec.objective import LOOKS, AutoencoderObjective, look, prior_loss, spread_quality
 from vqcodec.perception import weights_for
@@ -31,7 +34,7 @@ __all__ = ["TrainOptions", "run"]
 LOG_STEPS = 50
 LOOKING_FROM = 0.5  # of a first run on; before, networks change more than a look finds
 TURNS = 4  # of the prior with the same crops, for other levels: choosing codes takes longer
-CODING_BEAM = 16  # paths when the prior is trained; coding follows up 16 to 64 of them
+FIRST_BEAM, CODING_BEAM = 4, 16  # paths when the prior is trained; coding follows up 12 and 48
 CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
 
 
@@ -215,7 +218,8 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
     for step in loop:
         quality = spread_quality(options.batch).long()
         x = state.crops.batch(options.batch, crop)
-        grids, coded = _coded(state, x, quality), worth[quality]
+        coded = worth[quality]
+        grids = _coded(state, x, quality, coded)
         for levels in _turns(config):
             loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)
             if per_index:
@@ -254,15 +258,31 @@ def _turns(config: ModelConfig) -> Iterator[list[int]]:
         yield sorted(picks | {finest[(turn + TURNS) % len(finest)]})
 
 
-def _coded(state: Run, x: Tensor, quality: Tensor) -> list[Tensor]:
-    """The grids of all levels as coding chooses them."""
+def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor]:
+    """The grids of all levels as coding chooses them, which codes the first `coded` (B,)."""
     with torch.no_grad():
         with torch.autocast(x.device.type, torch.bfloat16):
             latent = state.autoencoder.encode(x, quality)
         latent = look(state.autoencoder, state.quantizer, latent, x, quality, LOOKS)
         weights = weights_for(state.config, x)
-        found = state.quantizer(latent, quality, beam=CODING_BEAM, weights=weights)
-    return list(found.grids)
+        choose = partial(state.quantizer, latent, quality, weights=weights)
+        lengths = _lengths(state, choose(beam=FIRST_BEAM).grids, quality, coded)
+        return list(choose(beam=CODING_BEAM, lengths=lengths).grids)
+
+
+def _lengths(state: Run, grids: Sequence[Tensor], quality: Tensor, coded: Tensor) -> list[Tensor]:
+    """What the prior expects, given a first choice; what is marginal of levels not coded."""
+    lengths = []
+    for level, spec in enumerate(state.config.levels):
+        if spec.slices > 1:
+            break
+        with torch.autocast(quality.device.type, torch.bfloat16):
+            scores = state.prior(grids, quality, level).squeeze(3).flatten(1, 2)
+        real = scores.log_softmax(2).mul_(-1 / math.log(2))
+        marginal = state.quantizer.marginal_bits(level, quality)
+        there = (coded > level)[:, None, None]
+        lengths.append(torch.where(there, mixed(state.quantizer, level, quality, real), marginal))
+    return lengths
 
 
 def _record(loop: Loop, meter: Meter, batch: int) -> Record:
