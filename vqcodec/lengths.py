@@ -59,10 +59,10 @@ def mixed(quantizer: Quantizer, level: int, quality: Tensor, real: Tensor) -> Te
 
     Args:
         quality: (B,) in 0..100.
-        real: (B, n, K) in bits, given the codes around.
+        real: (B, n, K) in bits, given the codes around; the result takes its place.
     """
     tune = quantizer.config.tune
     shares = np.interp(quality.tolist(), (SAFE, USUAL), SHARES[tune])
     share = torch.tensor(shares, dtype=torch.float32)[:, None, None]
-    mixture = torch.lerp(quantizer.marginal_bits(level, quality), real, share)
-    return mixture.mul_(1 + LONGER[tune] * share)
+    real.lerp_(quantizer.marginal_bits(level, quality), 1 - share)
+    return real.mul_(1 + LONGER[tune] * share)
