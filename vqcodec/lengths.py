@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vqcodec.config import Tuning
+from vqcodec.config import Level, Tuning
 from vqcodec.exact_prior import TOTAL, walk_known
 from vqcodec.quantizer import Quantizer
-from vqcodec.refine import SAFE, USUAL
+from vqcodec.refine import SAFE, USUAL, between
 from vqcodec.registry import Model
 
-__all__ = ["expected_lengths", "mixed"]
+__all__ = ["expected_lengths", "mixed", "single"]
 
 # Share of the real lengths up to the quality SAFE and from USUAL on, linear between. The rest
 # is marginal, since what is cheap here may make the neighbours dear; and where few bits are left,
@@ -38,9 +38,9 @@ def expected_lengths(
         the marginal ones are the best.
     Source: rate-distortion optimised quantisation with adaptive contexts, Karczewicz et al. (2008).
     """
-    coded, tune = model.config.levels[:levels], model.config.tune
-    count = sum(1 for _ in itertools.takewhile(lambda level: level.slices == 1, coded))
-    if not count or np.interp(quality.item(), (SAFE, USUAL), SHARES[tune]) == 0:
+    coded = model.config.levels[:levels]
+    count = single(coded)
+    if not count or not _share(model.config.tune, quality).any():
         return []
     known = [grid.numpy().astype(np.int32) for grid in choose(count)]
     real = [
@@ -62,7 +62,16 @@ def mixed(quantizer: Quantizer, level: int, quality: Tensor, real: Tensor) -> Te
         real: (B, n, K) in bits, given the codes around; the result takes its place.
     """
     tune = quantizer.config.tune
-    shares = np.interp(quality.tolist(), (SAFE, USUAL), SHARES[tune])
-    share = torch.tensor(shares, dtype=torch.float32)[:, None, None]
+    share = _share(tune, quality)
     real.lerp_(quantizer.marginal_bits(level, quality), 1 - share)
     return real.mul_(1 + LONGER[tune] * share)
+
+
+def single(levels: Sequence[Level]) -> int:
+    """How many levels, from the first, have one slice."""
+    return sum(1 for _ in itertools.takewhile(lambda level: level.slices == 1, levels))
+
+
+def _share(tune: Tuning, quality: Tensor) -> Tensor:
+    """Of the real lengths, at each quality (B,): (B, 1, 1)."""
+    return between((SAFE, USUAL), SHARES[tune], quality)[..., 0]

@@ -11,7 +11,7 @@ from vqcodec.config import Tuning
 from vqcodec.perception import distortion
 from vqcodec.quantizer import Quantizer
 
-__all__ = ["refine"]
+__all__ = ["between", "refine"]
 
 # Part of the way to where the error should be least, at quality 0, 50 and 100, linear between. The
 # whole way would be right if codes were dense; and MS-SSIM is no square: experiment 24.
@@ -60,8 +60,8 @@ def refine(
         Polyak (1964).
     """
     scale = torch.ones(()) if weights is None else weights[:, None].sqrt()
-    part = _between((0, 50, 100), STEPS[quantizer.config.tune], quality)
-    usual = _between((SAFE, USUAL), (0, 1), quality)
+    part = between((0, 50, 100), STEPS[quantizer.config.tune], quality)
+    usual = between((SAFE, USUAL), (0, 1), quality)
     first, momentum = 1 + (FIRST - 1) * usual, MOMENTUM * usual
     move = torch.zeros(())
     for look in range(looks):
@@ -80,7 +80,7 @@ def refine(
     return latent
 
 
-def _between(qualities: Sequence[float], values: Sequence[float], quality: Tensor) -> Tensor:
+def between(qualities: Sequence[float], values: Sequence[float], quality: Tensor) -> Tensor:
     """What goes with each quality (B,), linear between those given: (B, 1, 1, 1)."""
     found = np.interp(quality.tolist(), qualities, values)
     return torch.tensor(found, dtype=torch.float32)[:, None, None, None]

@@ -22,7 +22,7 @@ from vqcodec.data import CropSource, drawn_pictures, load_folder
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
-from vqcodec.lengths import mixed
+from vqcodec.lengths import mixed, single
 from vqcodec.loop import Loop, Meter, Record, deferred_interrupts
 from vqcodec.objective import LOOKS, AutoencoderObjective, look, prior_loss, spread_quality
 from vqcodec.perception import weights_for
@@ -266,16 +266,15 @@ def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor
         latent = look(state.autoencoder, state.quantizer, latent, x, quality, LOOKS)
         weights = weights_for(state.config, x)
         choose = partial(state.quantizer, latent, quality, weights=weights)
-        lengths = _lengths(state, choose(beam=FIRST_BEAM).grids, quality, coded)
+        first = choose(levels=single(state.config.levels), beam=FIRST_BEAM).grids
+        lengths = _lengths(state, first, quality, coded)
         return list(choose(beam=CODING_BEAM, lengths=lengths).grids)
 
 
 def _lengths(state: Run, grids: Sequence[Tensor], quality: Tensor, coded: Tensor) -> list[Tensor]:
     """What the prior expects, given a first choice; what is marginal of levels not coded."""
     lengths = []
-    for level, spec in enumerate(state.config.levels):
-        if spec.slices > 1:
-            break
+    for level in range(single(state.config.levels)):
         with torch.autocast(quality.device.type, torch.bfloat16):
             scores = state.prior(grids, quality, level).squeeze(3).flatten(1, 2)
         real = scores.log_softmax(2).mul_(-1 / math.log(2))
