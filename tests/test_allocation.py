@@ -6,42 +6,73 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vqcodec.allocation import ENDS, MOST, POWER, TYPICAL, contrast, quality_for
+from vqcodec.allocation import (
+    ENDS,
+    LEVEL,
+    MOST,
+    POWER,
+    ROWS,
+    TYPICAL,
+    quality_for,
+    water_filling_error,
+)
 from vqcodec.config import PRESETS
 
 PHOTO = PRESETS["photo"]
 
 
 def noise(strength: float, height: int = 700, width: int = 40) -> NDArray[np.uint8]:
-    """Grey noise: neighbours differ by 2/3 of `strength` on average, below and beside."""
-    levels = np.random.default_rng(0).uniform(-1, 1, (height, width, 1)) * strength * 255
+    """Grey noise, `strength` times black to white at most."""
+    levels = np.random.default_rng(0).uniform(-0.5, 0.5, (height, width, 1)) * strength * 255
     return np.broadcast_to(127.5 + levels, (height, width, 3)).round().astype(np.uint8)
 
 
-def test_contrast_is_the_mean_absolute_gradient() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (601, 37, 3), np.uint8)
-    grey = rgb.mean(2) / 255
-    want = np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
-    assert contrast(rgb) == pytest.approx(want)
+def test_small_coefficients_are_lost_and_of_large_ones_the_level() -> None:
+    """Against cosines and colours written out."""
+    rgb = np.random.default_rng(0).integers(0, 256, (16, 8, 3), np.uint8)
+    rgb[8:] = rgb[8:] // 16 + 120
+    x = rgb / 255 - 0.5
+    colours = [x @ a / np.sqrt(np.dot(a, a)) for a in ([1, 1, 1], [1, 0, -1], [1, -2, 1])]
+    total, places = 0.0, np.arange(8) + 0.5
+    for v, u in np.ndindex(8, 8):
+        wave = np.outer(np.cos(np.pi * v * places / 8), np.cos(np.pi * u * places / 8))
+        wave /= np.linalg.norm(wave)
+        for colour in colours:
+            for block in (colour[:8], colour[8:]):
+                total += min(float((block * wave).sum()) ** 2, LEVEL)
+    assert water_filling_error(rgb) == pytest.approx(total / 128, rel=1e-4)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
-def test_contrast_of_the_smallest_pictures(shape: tuple[int, int]) -> None:
-    rgb = np.zeros((*shape, 3), np.uint8)
-    assert contrast(rgb) == 0
-    rgb[0, 0] = 255
-    assert contrast(rgb) == pytest.approx(1 / (max(shape) - 1) if max(shape) > 1 else 0)
+def test_of_a_little_noise_all_is_lost() -> None:
+    rgb = noise(0.05)
+    assert water_filling_error(rgb) == pytest.approx(3 * np.square(rgb / 255 - 0.5).mean(), 1e-3)
 
 
-def test_lambda_is_in_proportion_to_a_power_of_contrast() -> None:
-    smooth, busy = noise(0.03), noise(0.06)
+def test_a_tall_picture_is_its_bands() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (2 * ROWS + 8, 24, 3), np.uint8)
+    bands = [rgb[top : top + ROWS] for top in range(0, len(rgb), ROWS)]
+    want = np.average([water_filling_error(band) for band in bands], weights=[*map(len, bands)])
+    assert water_filling_error(rgb) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (ROWS + 1, 3)])
+def test_odd_sizes_are_extended_by_their_edges(shape: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    height, width = (-(-side // 8) * 8 for side in shape)
+    rows, cols = np.arange(height).clip(max=shape[0] - 1), np.arange(width).clip(max=shape[1] - 1)
+    assert water_filling_error(rgb) == water_filling_error(rgb[rows][:, cols])
+
+
+def test_lambda_is_in_proportion_to_a_power_of_the_error() -> None:
+    smooth, busy = noise(0.09), noise(0.1)
     config = replace(PHOTO, lambdas=(0.5, 0.0005))
     first, second = (config.lambda_at(quality_for(config, rgb, 50)) for rgb in (smooth, busy))
-    assert second / first == pytest.approx((contrast(busy) / contrast(smooth)) ** POWER)
-    assert first == pytest.approx(config.lambda_at(50) * (contrast(smooth) / TYPICAL) ** POWER)
+    errors = water_filling_error(smooth), water_filling_error(busy)
+    assert second / first == pytest.approx((errors[1] / errors[0]) ** POWER)
+    assert first == pytest.approx(config.lambda_at(50) * (errors[0] / TYPICAL) ** POWER)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.01, 0.05, 0.5])
+@pytest.mark.parametrize("strength", [0.0, 0.02, 0.1, 1.0])
 def test_quality_grows_from_end_to_end(strength: float) -> None:
     rgb = noise(strength)
     asked = np.linspace(0, 100, 401)

@@ -1,10 +1,10 @@
 """Rate between pictures: at one `-q`, smooth pictures get finer quality than busy ones.
 
 With one lambda for all, a bit saves the same squared error in each picture. But errors count as
-ratios: in dB, and to eyes, which miss in foliage what they see in a sky. So lambda goes with the
-squared error that a picture has anyway, as its contrast foretells it, between neighbours on
-average; a step of `-q` is about the same ratio of errors in each. On the way from bits to dB of one
-picture nothing changes. Source: docs/experiments.md, 17 and 36.
+ratios: in dB, and to eyes, which miss in foliage what they see in a sky. So lambda goes with a
+power of the squared error that a transform coder would make; a step of `-q` is about the same
+ratio of errors in each. On the way from bits to dB of one picture nothing changes.
+Source: docs/experiments.md, 17, 36 and 39.
 """
 
 import math
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 
 from vqcodec.config import ModelConfig
 
-__all__ = ["contrast", "quality_for"]
+__all__ = ["quality_for", "water_filling_error"]
 
-TYPICAL = 0.045  # contrast of a picture that is coded at the quality asked for: training pictures'
-POWER = 1.2  # of contrast, with which errors at one lambda go
-MOST = 14.0  # steps of quality
-ENDS = 16.0  # within so many of 0 and 100 less and less moves: both ends can be had for any picture
+BLOCK = 8  # pixels on a side
+LEVEL = 0.013  # of the water, a squared error: lambda / (2 ln 2) in the middle of `photo`'s scale
+TYPICAL = 0.00275  # error of a picture that is coded at the quality asked for: training pictures'
+POWER = 1.8  # of that error
+MOST = 16.0  # steps of quality
+ENDS = 18.0  # within so many of 0 and 100 less and less moves: both ends can be had for any picture
 ROWS = 256  # looked at together: bounds memory
 
 
@@ -35,23 +37,41 @@ def quality_for(config: ModelConfig, rgb: NDArray[np.uint8], quality: float) -> 
     if config.tune != "psnr":
         return quality
     fall = math.log(config.lambdas[0] / config.lambdas[-1]) / 100  # of log lambda, in a step
-    # A picture without any contrast has no logarithm of it; MOST is reached long before.
-    steps = POWER * math.log(TYPICAL / max(contrast(rgb), 1e-6)) / max(fall, 1e-6)
+    # A picture without any error has no logarithm of it; MOST is reached long before.
+    steps = POWER * math.log(TYPICAL / max(water_filling_error(rgb), 1e-6)) / max(fall, 1e-6)
     room = min(1.0, quality / ENDS, (100 - quality) / ENDS)
     return quality + min(max(steps, -MOST), MOST) * room
 
 
-def contrast(rgb: NDArray[np.uint8]) -> float:
-    """Mean absolute difference of neighbours, below plus beside, of a picture (H, W, 3).
+def water_filling_error(rgb: NDArray[np.uint8]) -> float:
+    """Squared error of a pixel of a picture (H, W, 3), all but what lies above the water given up.
 
-    Of the mean of R, G and B in 0..1; so 0..2.
+    Each coefficient y of the DCT of blocks of three orthonormal colours, in 0..1, leaves
+    min(y^2, LEVEL); so 0..3 LEVEL.
+    Source: reverse water-filling, Cover and Thomas (2006), 10.3.3, for one sample each.
     """
     height, width = map(int, rgb.shape[:2])
-    below = beside = 0
+    bottom, right = -height % BLOCK, -width % BLOCK
+    total = 0.0
     for top in range(0, height, ROWS):
-        part = rgb[top : top + ROWS + 1].astype(np.int16)  # its last row begins the next part
-        grey = part[..., 0] + part[..., 1] + part[..., 2]
-        below += int(np.abs(np.diff(grey, axis=0)).sum(dtype=np.int64))
-        beside += int(np.abs(np.diff(grey[:ROWS], axis=1)).sum(dtype=np.int64))
-    pairs = max(height - 1, 1) * width, height * max(width - 1, 1)
-    return (below / pairs[0] + beside / pairs[1]) / (3 * 255)
+        part = rgb[top : top + ROWS].astype(np.float32) / 255 - 0.5
+        last = top + ROWS >= height
+        part = np.pad(part, ((0, bottom * last), (0, right), (0, 0)), mode="edge")
+        blocks = (part @ COLOURS).reshape(len(part) // BLOCK, BLOCK, -1, BLOCK, 3)
+        coefficients = blocks.transpose(0, 2, 4, 1, 3).reshape(-1, BLOCK**2) @ TRANSFORM
+        total += float(np.minimum(coefficients**2, LEVEL).sum(dtype=np.float64))
+    return total / ((height + bottom) * (width + right))
+
+
+def _dct() -> NDArray[np.float32]:
+    """Orthonormal, of a block in rows: (64, 64), a coefficient in each column."""
+    k = np.arange(BLOCK)
+    rows = np.cos(np.pi * k[:, None] * (2 * k + 1) / (2 * BLOCK)) * np.sqrt(2 / BLOCK)
+    rows[0] /= np.sqrt(2)
+    both: NDArray[np.float32] = np.kron(rows, rows).T.astype(np.float32)
+    return both
+
+
+TRANSFORM = _dct()
+# Grey, red against blue, green against both.
+COLOURS = np.array([[1, 1, 1], [1, 0, -2], [1, -1, 1]], np.float32) / np.sqrt([3, 2, 6], dtype="f4")
