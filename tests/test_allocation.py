@@ -11,7 +11,7 @@ from vqcodec.allocation import (
     LEVEL,
     MOST,
     POWER,
-    ROWS,
+    SIDE,
     TYPICAL,
     quality_for,
     water_filling_error,
@@ -48,14 +48,17 @@ def test_of_a_little_noise_all_is_lost() -> None:
     assert water_filling_error(rgb) == pytest.approx(3 * np.square(rgb / 255 - 0.5).mean(), 1e-3)
 
 
-def test_a_tall_picture_is_its_bands() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (2 * ROWS + 8, 24, 3), np.uint8)
-    bands = [rgb[top : top + ROWS] for top in range(0, len(rgb), ROWS)]
-    want = np.average([water_filling_error(band) for band in bands], weights=[*map(len, bands)])
+@pytest.mark.parametrize("shape", [(2 * SIDE + 8, 24), (16, SIDE + 40)])
+def test_a_large_picture_is_its_parts(shape: tuple[int, int]) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    axis = int(shape[1] > SIDE)
+    parts = np.split(rgb, range(SIDE, shape[axis], SIDE), axis)
+    sizes = [part.shape[axis] for part in parts]
+    want = np.average([water_filling_error(part) for part in parts], weights=sizes)
     assert water_filling_error(rgb) == pytest.approx(want)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (ROWS + 1, 3)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (SIDE + 1, 3)])
 def test_odd_sizes_are_extended_by_their_edges(shape: tuple[int, int]) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     height, width = (-(-side // 8) * 8 for side in shape)

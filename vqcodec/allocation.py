@@ -7,6 +7,7 @@ ratio of errors in each. On the way from bits to dB of one picture nothing chang
 Source: docs/experiments.md, 17, 36 and 39.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -22,7 +23,7 @@ TYPICAL = 0.00275  # error of a picture that is coded at the quality asked for: 
 POWER = 1.8  # of that error
 MOST = 16.0  # steps of quality
 ENDS = 18.0  # within so many of 0 and 100 less and less moves: both ends can be had for any picture
-ROWS = 256  # looked at together: bounds memory
+SIDE = 512  # of what is looked at together: bounds memory
 
 
 def quality_for(config: ModelConfig, rgb: NDArray[np.uint8], quality: float) -> float:
@@ -50,17 +51,17 @@ def water_filling_error(rgb: NDArray[np.uint8]) -> float:
     min(y^2, LEVEL); so 0..3 LEVEL.
     Source: reverse water-filling, Cover and Thomas (2006), 10.3.3, for one sample each.
     """
-    height, width = map(int, rgb.shape[:2])
-    bottom, right = -height % BLOCK, -width % BLOCK
-    total = 0.0
-    for top in range(0, height, ROWS):
-        part = rgb[top : top + ROWS].astype(np.float32) / 255 - 0.5
-        last = top + ROWS >= height
-        part = np.pad(part, ((0, bottom * last), (0, right), (0, 0)), mode="edge")
-        blocks = (part @ COLOURS).reshape(len(part) // BLOCK, BLOCK, -1, BLOCK, 3)
+    total, pixels = 0.0, 0
+    for top, left in itertools.product(*(range(0, side, SIDE) for side in rgb.shape[:2])):
+        part = rgb[top : top + SIDE, left : left + SIDE]
+        missing = [(0, -side % BLOCK) for side in part.shape[:2]]
+        part = np.pad(part, (*missing, (0, 0)), mode="edge")
+        colours = (part.astype(np.float32) / 255 - 0.5) @ COLOURS
+        blocks = colours.reshape(len(part) // BLOCK, BLOCK, -1, BLOCK, 3)
         coefficients = blocks.transpose(0, 2, 4, 1, 3).reshape(-1, BLOCK**2) @ TRANSFORM
         total += float(np.minimum(coefficients**2, LEVEL).sum(dtype=np.float64))
-    return total / ((height + bottom) * (width + right))
+        pixels += part[..., 0].size
+    return total / pixels
 
 
 def _dct() -> NDArray[np.float32]:
