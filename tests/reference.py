@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 Ints = NDArray[np.int64]
-Part = tuple[int, int]  # an entry of the part table, section 3.1: words, check
+Part = tuple[int, int]  # an entry of the part table, section 3.1: size, check
 
 TOTAL = 2**24  # the sum of all frequencies, section 4
 TILE = 1024  # pixels, section 2
@@ -79,7 +79,7 @@ class File:
     level_count: int
     header_size: int  # in bytes
     parts: list[list[Part]]
-    streams: list[list[int]]  # 32-bit words
+    streams: list[list[bytes]]
 
 
 def parse(data: bytes) -> File:
@@ -98,17 +98,17 @@ def parse(data: bytes) -> File:
 
     parts: list[list[Part]] = [[] for _ in range(ceil_div(height, TILE) * ceil_div(width, TILE))]
     per_part = ceil_div(level_count, 8)
-    most = per_part * 65536 * ceil_div(width, 256) * ceil_div(height, 256)
+    most = per_part * 262144 * ceil_div(width, 256) * ceil_div(height, 256)
     for tile in parts * ceil_div(level_count, per_part):
         tile.append((reader.varint(), reader.number(2)))
-        refuse_if(tile[-1][0] > most, "words")
+        refuse_if(not 1 <= tile[-1][0] <= most, "size of a part")
     reader.verify(0)
     header_size = reader.offset
 
-    streams: list[list[int]] = [[] for _ in parts]
+    streams: list[list[bytes]] = [[] for _ in parts]
     for p in range(len(parts[0])):
-        for tile, stream in zip(parts, streams, strict=True):
-            stream += np.frombuffer(reader.take(4 * tile[p][0]), "<u4").tolist()
+        for tile, found in zip(parts, streams, strict=True):
+            found.append(reader.take(tile[p][0]))
     reader.verify(header_size)
 
     for bit, name in CHUNKS.items():
@@ -123,17 +123,21 @@ def parse(data: bytes) -> File:
 
 
 class RangeDecoder:
-    """Section 4: the indices from the stream of one tile."""
+    """Section 4: the indices from the stream of one part."""
 
-    def __init__(self, words: Sequence[int]) -> None:
-        self.words, self.words_read = [*words, 0], 0
+    def __init__(self, stream: bytes) -> None:
+        self.stream, self.words_read = stream, 0
         self.low, self.range = 0, 2**64 - 1
         self.point = self.next_word() << 32 | self.next_word()
 
     def next_word(self) -> int:
-        refuse_if(self.words_read == len(self.words), "the words end before the last index")
+        start = 4 * self.words_read
         self.words_read += 1
-        return self.words[self.words_read - 1]
+        return int.from_bytes(self.stream[start : start + 4].ljust(4, b"\0"), "big")
+
+    def finish(self) -> None:
+        read = 4 * self.words_read  # 4 m + 8
+        refuse_if(not read - 8 < len(self.stream) <= read, "bytes of a stream")
 
     def decode(self, frequencies: Ints) -> int:
         ends = np.cumsum(frequencies)
@@ -223,17 +227,21 @@ class Prior:
         finer_total: Ints = blocks.swapaxes(1, 2).reshape(f * height, f * width, -1)
         return finer_total
 
-    def context(self, level: int, quality: int, total: Ints) -> Ints:
-        """*Context* at every position."""
-        context, (height, width, _) = clamp(total), total.shape
-        conditions = self.tensors[f"level{level}.condition"][quality]
-        for number, condition, lowest in zip((1, 2), conditions, (0, -255), strict=True):
-            weight, e = self.matrix(f"{self.strides[level]}.context{number}")
-            padded = np.pad(context, ((2, 2), (2, 2), (0, 0)))
-            patches = [[patch(padded, i, j, AROUND) for j in range(width)] for i in range(height)]
-            sums = np.array(patches) @ weight + (condition << e - 3)
-            context = np.clip(rounded(sums, e), lowest, 255)
-        return context
+    def context(self, level: int, quality: int, total: Ints, i: int, j: int) -> Ints:
+        """*Context* at a position, given the total around it."""
+        height, width, _ = total.shape
+        seen = np.pad(clamp(total), ((2, 2), (2, 2), (0, 0)))
+        c1, c2 = self.tensors[f"level{level}.condition"][quality]
+        around = []
+        for dy, dx in AROUND:
+            inside = 0 <= i + dy < height and 0 <= j + dx < width
+            ctx1 = self.context_layer(level, 1, c1, patch(seen, i + dy, j + dx, AROUND), 0)
+            around.append(ctx1 if inside else 0 * ctx1)
+        return self.context_layer(level, 2, c2, np.concatenate(around), -255)
+
+    def context_layer(self, level: int, number: int, c: Ints, seen: Ints, lowest: int) -> Ints:
+        weight, e = self.matrix(f"{self.strides[level]}.context{number}")
+        return np.clip(rounded(seen @ weight + (c << e - 3), e), lowest, 255)
 
     def causal_layer(self, name: str, seen: Ints, h: Ints) -> Ints:
         """*Causal layers*, one n at one position; `seen` is h at the taps, then ctx."""
@@ -254,44 +262,70 @@ class Prior:
             frequencies[np.argmax(logits)] += TOTAL - frequencies.sum()
             yield frequencies
 
-    def decode_level(self, level: int, quality: int, context: Ints, decoder: RangeDecoder) -> Ints:
-        """The (h, w, S) index grid of one level of a tile, in the order of section 4."""
-        height, width, channels = context.shape
-        grid = np.zeros((height, width, self.slices[level]), np.int64)
+
+class LevelDecoder:
+    """One level of a tile, front by front."""
+
+    def __init__(self, prior: Prior, level: int, quality: int, total: Ints) -> None:
+        self.prior, self.level, self.quality, self.total = prior, level, quality, total
+        height, width, channels = total.shape
+        self.grid = np.zeros((height, width, prior.slices[level]), np.int64)
         # E[z], then h after the first layer and after each layer n
-        embedded, *hidden = np.zeros((self.layers + 2, height + 4, width + 4, channels), np.int64)
-        positions = [(j + 2 * i, i, j) for i in range(height) for j in range(width)]
-        for _, i, j in sorted(positions):
-            ctx = context[i, j]
-            weight, e = self.matrix(f"{self.strides[level]}.first")
-            h = clamp(ctx + rounded(patch(embedded, i, j, FIRST) @ weight, e))
-            hidden[0][i + 2, j + 2] = h
-            for n in range(self.layers):
-                seen = np.concatenate([patch(hidden[n], i, j, GATE), ctx])
-                h = self.causal_layer(f"{self.strides[level]}.{n}", seen, h)
-                hidden[n + 1][i + 2, j + 2] = h
-            rows = self.frequencies(level, quality, h)
-            grid[i, j] = [decoder.decode(frequencies) for frequencies in rows]
-            embedded[i + 2, j + 2] = self.embed(level, grid[i, j])
-        return grid
+        shape = (prior.layers + 2, height + 4, width + 4, channels)
+        self.embedded, *self.hidden = np.zeros(shape, np.int64)
+        self.fronts = width + 2 * (height - 1)
+
+    def front(self, t: int, decoder: RangeDecoder) -> None:
+        """Decode the positions with j + 2 i = t, if there are any."""
+        height, width, _ = self.grid.shape
+        for i in range(height):
+            if 0 <= t - 2 * i < width:
+                self.position(i, t - 2 * i, decoder)
+
+    def position(self, i: int, j: int, decoder: RangeDecoder) -> None:
+        prior, name = self.prior, self.prior.strides[self.level]
+        ctx = prior.context(self.level, self.quality, self.total, i, j)
+        weight, e = prior.matrix(f"{name}.first")
+        h = clamp(ctx + rounded(patch(self.embedded, i, j, FIRST) @ weight, e))
+        self.hidden[0][i + 2, j + 2] = h
+        for n in range(prior.layers):
+            seen = np.concatenate([patch(self.hidden[n], i, j, GATE), ctx])
+            h = prior.causal_layer(f"{name}.{n}", seen, h)
+            self.hidden[n + 1][i + 2, j + 2] = h
+        rows = prior.frequencies(self.level, self.quality, h)
+        self.grid[i, j] = [decoder.decode(frequencies) for frequencies in rows]
+        self.embedded[i + 2, j + 2] = prior.embed(self.level, self.grid[i, j])
 
 
 def decode_tile(
-    prior: Prior, file: File, parts: Sequence[Part], words: Sequence[int], shape: tuple[int, int]
+    prior: Prior,
+    file: File,
+    parts: Sequence[Part],
+    streams: Sequence[bytes],
+    shape: tuple[int, int],
 ) -> list[Ints]:
     """The grids of a tile with `shape` positions at the coarsest stride, section 4."""
-    decoder, grids = RangeDecoder(words), list[Ints]()
-    total = np.zeros((*shape, prior.tensors["level0.condition"].shape[-1]), np.int64)
-    words_due, per_part = 0, ceil_div(file.level_count, 8)
-    for first, (part_words, check) in zip(range(0, file.level_count, per_part), parts, strict=True):
-        for level in range(first, min(first + per_part, file.level_count)):
-            if level > 0:
-                total = prior.add_level(level - 1, total, grids[-1])
-            context = prior.context(level, file.quality, total)
-            grids.append(prior.decode_level(level, file.quality, context, decoder))
-        words_due += part_words
-        refuse_if(words_due != min(decoder.words_read, len(words)), "words of a part")
-        indices = b"".join(grid.astype("<u2").tobytes() for grid in grids[first:])
+    grids, per_part = list[Ints](), ceil_div(file.level_count, 8)
+    base = np.zeros((*shape, prior.tensors["level0.condition"].shape[-1]), np.int64)
+    strides = prior.strides[: file.level_count]
+    decoders = [RangeDecoder(stream) for stream in streams]
+    for stride in sorted(set(strides), reverse=True):
+        levels = [k for k, s in enumerate(strides) if s == stride]
+        running = [LevelDecoder(prior, level, file.quality, base) for level in levels]
+        for step in range(running[0].fronts + 7 * (len(levels) - 1)):
+            for k, one in enumerate(running):
+                one.front(step - 7 * k, decoders[one.level // per_part])
+            for one, finer in zip(running, running[1:], strict=False):
+                finer.total = prior.add_level(one.level, one.total, one.grid)
+        grids += [one.grid for one in running]
+        if len(grids) < file.level_count:
+            base = prior.add_level(levels[-1], running[-1].total, grids[-1])
+    for first, decoder, (_, check) in zip(
+        range(0, file.level_count, per_part), decoders, parts, strict=True
+    ):
+        decoder.finish()
+        part = grids[first : first + per_part]
+        indices = b"".join(grid.astype("<u2").tobytes() for grid in part)
         refuse_if(crc_hqx(indices, 0xFFFF) != check, "check of a part")
     return grids
 

@@ -35,7 +35,7 @@ class FakeCodec(types.ModuleType):
         options["progress"](0.5)
         options["notes"]("conversion told")
         options["found"](50 if options["quality"] is None else options["quality"])
-        parts = (container.Part(2, 7), container.Part(1, 9))
+        parts = (container.Part(7, 7), container.Part(5, 9))
         return container.pack(
             container.Container(read.width, read.height, 50, b"8 bytes!", 2, parts, bytes(12))
         )
@@ -512,13 +512,13 @@ def test_info_tells_of_whole_and_cut_files() -> None:
     data = Path(vqc("a.vqc")).read_bytes()
     Path("cut.vqc").write_bytes(data[:-7])
     text = run("info", "a.vqc").stdout
-    for part in ("6 x 4", "complete", b"8 bytes!".hex(), "bytes of the parts: 8 4"):
+    for part in ("6 x 4", "complete", b"8 bytes!".hex(), "bytes of the parts: 7 5"):
         assert part in text
     assert "cut: 1 of 2 levels" in run("info", "cut.vqc").stdout
     Path("bad.vqc").write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
     assert "damaged" in run("info", "bad.vqc").stdout
     fields = json.loads(run("info", "a.vqc", "--json").stdout)
-    assert fields["part_bytes"] == [8, 4]
+    assert fields["part_bytes"] == [7, 5]
     assert (fields["complete"], fields["num_bytes"], fields["model"]) == (True, len(data), None)
 
 

@@ -192,7 +192,7 @@ def test_wrong_indices_are_an_error_and_not_a_picture(tiny_weights: dict[str, Pa
     """A payload with a sound CRC that decodes to other indices than were coded."""
     model = str(tiny_weights["vq-vae"])
     parsed = container.parse(codec.compress(picture(32, 32), 60, model=model))
-    entry = container.Part(parsed.parts[0].words, parsed.parts[0].check ^ 1)
+    entry = container.Part(parsed.parts[0].size, parsed.parts[0].check ^ 1)
     forged = container.Container(
         width=parsed.width,
         height=parsed.height,

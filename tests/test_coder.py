@@ -1,7 +1,8 @@
-"""The range coder: round trips, a plain-Python decoder, truncation and damage."""
+"""The range coder: round trips, plain-Python coders, truncation and damage."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from functools import cache
 
@@ -12,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vqcodec.coder import GridReader, GridWriter, decode_grids, encode_grids
+from vqcodec.coder import StreamReader, StreamWriter, decode_grids, encode_grids
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import CorruptChunk
-from vqcodec.exact_prior import ExactPrior, Front, cross_entropy_bits, walk
+from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze
 from vqcodec.prior import Prior
+from vqcodec.walk import Front, cross_entropy_bits, walk
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -75,17 +77,15 @@ def assert_equal(got: Sequence[NDArray[np.int32]], want: Sequence[NDArray[np.int
 class PlainDecoder:
     """Range decoder written from docs/format.md, section 4; Python integers only."""
 
-    def __init__(self, payload: bytes) -> None:
-        self.words = [
-            int.from_bytes(payload[k : k + 4], "little") for k in range(0, len(payload), 4)
-        ]
-        self.read = 0
+    def __init__(self, stream: bytes) -> None:
+        self.stream, self.falls = stream, -2
         self.low, self.range = 0, 2**64 - 1
         self.point = self.next_word() << 32 | self.next_word()
 
     def next_word(self) -> int:
-        self.read += 1
-        return self.words[self.read - 1] if self.read <= len(self.words) else 0
+        self.falls += 1
+        start = 4 * self.falls + 4
+        return int.from_bytes(self.stream[start : start + 4].ljust(4, b"\0"), "big")
 
     def decode(self, frequencies: Sequence[int]) -> int:
         scale = self.range >> 24
@@ -108,21 +108,22 @@ class PlainEncoder:
     """The encoder of the same page: an unbounded `low`, so that carries need no care."""
 
     def __init__(self) -> None:
-        self.low, self.range, self.count = 0, 2**64 - 1, 0
+        self.low, self.range, self.falls = 0, 2**64 - 1, 0
 
     def encode(self, frequencies: Sequence[int], index: int) -> None:
         scale = self.range >> 24
         self.low += scale * sum(frequencies[:index])
         self.range = scale * frequencies[index]
         if self.range < 2**32:
-            self.low, self.range, self.count = self.low << 32, self.range << 32, self.count + 1
+            self.low, self.range, self.falls = self.low << 32, self.range << 32, self.falls + 1
 
-    def payload(self) -> bytes:
-        value, count = (self.low + 2**32 - 1) >> 32, self.count + 1
-        if (self.low + self.range) >> 32 == value:
-            value, count = value << 32, count + 1
-        words = [value >> 32 * k & 0xFFFFFFFF for k in reversed(range(count))]
-        return b"".join(word.to_bytes(4, "little") for word in words)
+    def stream(self) -> bytes:
+        for size in range(1, 9):
+            unit = 2 ** (64 - 8 * size)
+            value = (self.low + unit - 1) // unit * unit
+            if value < self.low + self.range:
+                return bytes(value.to_bytes(4 * self.falls + 8, "big")[: 4 * self.falls + size])
+        raise AssertionError("unit 1 always fits")
 
 
 @settings(deadline=None, max_examples=30)
@@ -130,182 +131,178 @@ class PlainEncoder:
     height=st.integers(1, 4),
     width=st.integers(1, 5),
     levels=st.integers(1, 3),
+    step=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
     gain=st.sampled_from([0.0, 1.0, 30.0]),
 )
 def test_decoding_inverts_encoding(
-    height: int, width: int, levels: int, seed: int, gain: float
+    height: int, width: int, levels: int, step: int, seed: int, gain: float
 ) -> None:
     prior, grids = tiny_prior(gain), random_grids(height, width, seed, levels)
-    payload, level_words = encode_grids(prior, grids, QUALITY)
-    assert len(payload) == 4 * level_words[-1]
+    streams = encode_grids(prior, grids, QUALITY, step)
+    assert len(streams) == -(-levels // step)
     shapes = shapes_from(height, width, levels)
-    assert_equal(decode_grids(prior, payload, shapes, QUALITY, level_words), grids)
+    assert_equal(decode_grids(prior, streams, shapes, QUALITY, step), grids)
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("gain", [0.0, 1.0, 30.0])
-def test_plain_coders_agree_word_for_word(gain: float, seed: int) -> None:
-    """The frequencies reach constriction unrounded, and the word counts are exact."""
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_plain_coders_agree_byte_for_byte(step: int, gain: float, seed: int) -> None:
+    """The frequencies reach constriction unrounded, and streams end as the page says."""
     prior = tiny_prior(gain)
     draw = sampled_grids if seed % 2 else lambda p, h, w, s: random_grids(h, w, s)
     grids = draw(prior, 3, 1 + seed, seed)
-    payload, level_words = encode_grids(prior, grids, QUALITY)
-    decoder, encoder, read = PlainDecoder(payload), PlainEncoder(), [0] * len(grids)
+    streams = encode_grids(prior, grids, QUALITY, step)
+    decoders, encoders = (
+        [PlainDecoder(stream) for stream in streams],
+        [PlainEncoder() for _ in streams],
+    )
 
     def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        indices = np.empty(frequencies.shape[:3], np.int64)
+        indices, part = np.empty(frequencies.shape[:3], np.int64), front.level // step
         for place, position in enumerate(frequencies[0].astype(np.int64).tolist()):
             for k, row in enumerate(position):  # a position's slices follow one another
-                indices[0, place, k] = index = decoder.decode(row)
-                encoder.encode(row, index)
-        read[front.level] = decoder.read
+                indices[0, place, k] = index = decoders[part].decode(row)
+                encoders[part].encode(row, index)
         return indices
 
     decoded = walk(prior, shapes_from(3, 1 + seed), QUALITY, choose)
     assert_equal([grid[0] for grid in decoded], grids)
-    assert encoder.payload() == payload
-    assert [min(count, len(decoder.words)) for count in read] == level_words
-    assert read[-1] <= len(decoder.words) + 1
+    for stream, decoder, encoder in zip(streams, decoders, encoders, strict=True):
+        assert encoder.stream() == stream
+        assert encoder.falls == decoder.falls
+        assert 4 * decoder.falls < len(stream) <= 4 * decoder.falls + 8
 
 
-@pytest.mark.parametrize("gain", [1.0, 30.0])
-def test_cutting_at_every_byte_never_gives_wrong_indices(gain: float) -> None:
-    prior = tiny_prior(gain)
-    for draw in (random_grids(3, 4, 0), sampled_grids(prior, 3, 4, 1)):
-        payload, level_words = encode_grids(prior, draw, QUALITY)
-        complete = []
-        for length in range(len(payload) + 1):
-            got = decode_grids(prior, payload[:length], shapes_from(3, 4), QUALITY, level_words)
-            assert_equal(got, draw[: len(got)])
-            complete.append(len(got))
-        assert complete == sorted(complete) and complete[-1] == 3
-        for level, words in enumerate(level_words):
-            assert complete[4 * words] >= level + 1
-            assert complete[4 * words - 1] <= level
+def test_a_carry_runs_through_words_that_are_written() -> None:
+    """The last bytes may change all before them."""
+    rng = np.random.default_rng(0)
+    carried = 0
+    for _ in range(3000):
+        writer, plain = StreamWriter(), PlainEncoder()
+        # Nearly all of a certain index, the last: `low` ends close to a power of two.
+        rare = int(rng.integers(1, 3))
+        for _ in range(int(rng.integers(2, 9))):
+            frequencies = [rare, 2**24 - rare] if rng.random() < 0.7 else [2**24 - rare, rare]
+            index = int(rng.random() < 0.9)
+            writer.push(np.array(frequencies, np.float64)[None, None, None], np.array([[[index]]]))
+            plain.encode(frequencies, index)
+        before = plain.low.to_bytes(4 * plain.falls + 8, "big")[: 4 * plain.falls]
+        assert writer.finish() == plain.stream()
+        carried += plain.stream()[: len(before)] != before
+    assert carried > 10
 
 
-def test_fewer_shapes_decode_fewer_levels() -> None:
+def test_fewer_parts_decode_fewer_levels() -> None:
     prior, grids = tiny_prior(), random_grids(2, 3, 0)
-    payload, level_words = encode_grids(prior, grids, QUALITY)
-    for levels in (1, 2):
-        shapes = shapes_from(2, 3, levels)
-        assert_equal(decode_grids(prior, payload, shapes, QUALITY, level_words), grids[:levels])
+    for step in (1, 2):
+        streams = encode_grids(prior, grids, QUALITY, step)
+        shapes = shapes_from(2, 3, step)
+        assert_equal(decode_grids(prior, streams[:1], shapes, QUALITY, step), grids[:step])
 
 
 @pytest.mark.parametrize("gain", [1.0, 30.0])
-def test_payload_is_as_long_as_the_cross_entropy_says(gain: float) -> None:
+def test_streams_are_as_long_as_the_cross_entropy_says(gain: float) -> None:
     prior = tiny_prior(gain)
     grids = sampled_grids(prior, 16, 24, 2)
-    payload, _ = encode_grids(prior, grids, QUALITY)
-    ideal = sum(cross_entropy_bits(prior, [grid[None] for grid in grids], QUALITY)) / 8
-    assert ideal > 200
-    assert len(payload) <= 1.001 * ideal + 8
-
-
-def test_a_writer_fed_by_walk_makes_the_same_payload() -> None:
-    """Search encodes front by front; `encode_grids` many fronts at once."""
-    prior, grids, writer = tiny_prior(), random_grids(4, 5, 7), GridWriter()
-
-    def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int32]:
-        indices = grids[front.level][front.rows, front.cols][None]
-        writer.push(front, frequencies, indices)
-        return indices
-
-    walk(prior, shapes_from(4, 5), QUALITY, choose)
-    assert writer.finish() == encode_grids(prior, grids, QUALITY)
+    ideal = [bits / 8 for bits in cross_entropy_bits(prior, [g[None] for g in grids], QUALITY)]
+    assert sum(ideal) > 200
+    for stream, size in zip(encode_grids(prior, grids, QUALITY, 1), ideal, strict=True):
+        assert size - 0.01 <= len(stream) <= 1.001 * size + 1.5
 
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_damaged_words_raise_corrupt_chunk_or_give_indices_in_range(data: st.DataObject) -> None:
+def test_damaged_streams_raise_corrupt_chunk_or_give_indices_in_range(data: st.DataObject) -> None:
     """The container's checksums catch what still decodes."""
     prior, grids = tiny_prior(30.0), random_grids(2, 3, 0)
-    payload, level_words = encode_grids(prior, grids, QUALITY)
-    damaged = bytearray(payload)
+    streams = [bytearray(stream) for stream in encode_grids(prior, grids, QUALITY, 2)]
     for _ in range(data.draw(st.integers(1, 3))):
-        damaged[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+        stream = data.draw(st.sampled_from(streams))
+        stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
     try:
-        got = decode_grids(prior, bytes(damaged), shapes_from(2, 3), QUALITY, level_words)
+        got = decode_grids(prior, [*map(bytes, streams)], shapes_from(2, 3), QUALITY, 2)
     except CorruptChunk:
         return
     for grid, level in zip(got, CONFIG.levels, strict=True):
         assert grid.min() >= 0 and grid.max() < level.codebook_size
 
 
-@pytest.mark.parametrize("pattern", [b"\xff" * 4, b"\x00" * 4, b"\xfe\xff\xff\xff"])
-def test_constant_words_are_handled(pattern: bytes) -> None:
+@pytest.mark.parametrize("pattern", [b"\xff" * 4, b"\x00" * 4, b"\xfe\xff\xff\xff", b"\x80"])
+def test_constant_bytes_are_handled(pattern: bytes) -> None:
     prior, shapes = tiny_prior(30.0), shapes_from(2, 3)
     for count in range(1, 60):
-        try:
-            got = decode_grids(prior, pattern * count, shapes, QUALITY, [1, 1, count])
-        except CorruptChunk:
-            continue
-        assert len(got) == 3
+        with contextlib.suppress(CorruptChunk):
+            assert len(decode_grids(prior, [pattern * count] * 3, shapes, QUALITY, 1)) == 3
 
 
-def test_word_counts_that_lie_are_corrupt() -> None:
+def test_lengths_that_lie_are_corrupt() -> None:
     prior, grids = tiny_prior(), random_grids(4, 5, 0)
-    payload, words = encode_grids(prior, grids, QUALITY)
-    shapes, last = shapes_from(4, 5), words[-1]
-    assert words[0] + 2 < words[1] < last - 2  # or a lie below would be a merger
-    lies = [
-        [words[0] - 1, *words[1:]],
-        [words[0] + 1, *words[1:]],
-        [words[0], words[1] - 1, last],
-        [words[0], words[1] + 1, last],
-        [words[1] - 1, words[1] - 1, last],
-        [words[1] + 1, words[1] + 1, last],
-        [words[0], words[1], last - 1],
-        [words[0], words[0] - 1, last],
-        [0, *words[1:]],
-        [1, 1, last],
-    ]
-    for lie in lies:
-        with pytest.raises(CorruptChunk, match="payload"):
-            decode_grids(prior, payload, shapes, QUALITY, lie)
-    with pytest.raises(CorruptChunk, match="words"):  # never past the end
-        decode_grids(prior, payload[: 4 * (last - 3)], shapes, QUALITY, [*words[:2], last - 3])
-    with pytest.raises(CorruptChunk, match="after"):
-        decode_grids(prior, payload + b"\0", shapes, QUALITY, words)
-    with pytest.raises(CorruptChunk, match="rise"):
-        GridReader(payload, [])
-    with pytest.raises(ValueError, match="shapes"):
-        decode_grids(prior, payload, shapes, QUALITY, words[:2])
+    streams, shapes = encode_grids(prior, grids, QUALITY, 1), shapes_from(4, 5)
+    for part, stream in enumerate(streams):
+        for lie in (stream[:-9], stream[:1], b"", stream + bytes(9), stream * 2):
+            wrong = [*streams[:part], lie, *streams[part + 1 :]]
+            told: list[int] = []
+            with pytest.raises(CorruptChunk, match="stream|words"):
+                decode_grids(
+                    prior, wrong, shapes, QUALITY, 1, lambda got, told=told: told.append(len(got))
+                )
+            assert told == [*range(1, part + 1)]  # parts before it are whole
+    for shapes_too in (shapes[:2], [], [*shapes, shapes[-1]]):
+        with pytest.raises(ValueError, match="shapes"):
+            decode_grids(prior, streams, shapes_too, QUALITY, 1)
 
 
-def test_levels_with_equal_word_counts_arrive_together() -> None:
-    prior, grids = tiny_prior(), random_grids(3, 4, 0)
-    payload, words = encode_grids(prior, grids, QUALITY)
-    shapes = shapes_from(3, 4)
-    for counts, steps in (([words[1], *words[1:]], [0, 2, 3]), ([words[2]] * 3, [0, 3])):
-        arrived = set()
-        for length in range(len(payload) + 1):
-            got = decode_grids(prior, payload[:length], shapes, QUALITY, counts)
-            assert_equal(got, grids[: len(got)])
-            arrived.add(len(got))
-        assert sorted(arrived) == steps
-        for levels in (1, 2):
-            got = decode_grids(prior, payload, shapes[:levels], QUALITY, counts)
-            assert_equal(got, grids[:levels])
+def test_of_two_damaged_parts_the_coarser_one_counts() -> None:
+    """Also where the finer one is found first."""
+    prior, grids = tiny_prior(), random_grids(4, 5, 0)
+    streams, shapes = encode_grids(prior, grids, QUALITY, 1), shapes_from(4, 5)
+    streams[1] = streams[1][:1]  # soon found
+    told: list[int] = []
+    for first, wanted in ((streams[0], [1]), (streams[0] + bytes(9), [])):  # found at its end
+        told.clear()
+        with pytest.raises(CorruptChunk):
+            wrong = [first, *streams[1:]]
+            decode_grids(prior, wrong, shapes, QUALITY, 1, lambda got: told.append(len(got)))
+        assert told == wanted
 
 
-def test_a_level_that_has_not_arrived_is_refused() -> None:
-    prior, grids = tiny_prior(), random_grids(3, 4, 0)
-    payload, words = encode_grids(prior, grids, QUALITY)
-    reader = GridReader(payload[: 4 * words[1]], words)
-    assert reader.levels_arrived == 2
-    with pytest.raises(CorruptChunk, match="arrived"):
-        walk(prior, shapes_from(3, 4), QUALITY, reader.pull)
+def test_what_a_check_raises_ends_the_decoding() -> None:
+    prior, grids = tiny_prior(), random_grids(4, 5, 0)
+    streams, told = encode_grids(prior, grids, QUALITY, 1), []
+
+    def check(got: list[NDArray[np.int32]]) -> None:
+        told.append(len(got))
+        assert_equal(got, grids[: len(got)])
+        if len(got) == 2:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        decode_grids(prior, streams, shapes_from(4, 5), QUALITY, 1, check)
+    assert told == [1, 2]
 
 
 def test_indices_outside_the_codebook_are_the_callers_mistake() -> None:
     prior, grids = tiny_prior(), random_grids(2, 2, 0)
     grids[1][0, 0, 1] = 5
     with pytest.raises(ValueError, match="codebook"):
-        encode_grids(prior, grids, QUALITY)
-    front = Front(0, np.array([0]), np.array([0]))
+        encode_grids(prior, grids, QUALITY, 1)
     frequencies = np.full((1, 1, 2, 2), 2.0**23)
     for bad in (-1, 2):
         with pytest.raises(ValueError, match="codebook"):
-            GridWriter().push(front, frequencies, np.array([[[0, bad]]]))
+            StreamWriter().push(frequencies, np.array([[[0, bad]]]))
+
+
+@pytest.mark.parametrize(("count", "falls"), [(1, 0), (31, 0), (32, 1), (63, 1), (64, 2)])
+def test_a_stream_may_have_eight_lengths(count: int, falls: int) -> None:
+    frequencies = np.full((1, count, 1, 2), 2.0**23)  # of one bit each
+    for size in range(1, 24):
+        reader = StreamReader(b"\x5a" * size)
+        with contextlib.ExitStack() as stack:
+            if not 4 * falls < size <= 4 * falls + 8:
+                stack.enter_context(pytest.raises(CorruptChunk, match="ends before|after"))
+            indices = reader.pull(frequencies)
+            reader.finish()
+            bits = np.unpackbits(np.frombuffer(b"\x5a" * size + bytes(8), np.uint8))
+            np.testing.assert_array_equal(indices.ravel()[:31], bits[:count][:31])

@@ -30,8 +30,8 @@ PLAIN = Container(
     model_id=bytes(range(0x10, 0x18)),
     level_count=2,
     parts=(
-        Part(1, container.checksum_indices([np.array([[[3]]])])),
-        Part(1, container.checksum_indices([np.array([[[7], [0]], [[258], [1]]])])),
+        Part(4, container.checksum_indices([np.array([[[3]]])])),
+        Part(4, container.checksum_indices([np.array([[[7], [0]], [[258], [1]]])])),
     ),
     payload=bytes.fromhex("7856341232547698"),
     grey=True,
@@ -50,13 +50,13 @@ sizes = st.one_of(
 
 @st.composite
 def containers(draw: st.DrawFn) -> Container:
-    entries = st.builds(Part, st.integers(0, 300), st.integers(0, 0xFFFF))
+    entries = st.builds(Part, st.integers(1, 300), st.integers(0, 0xFFFF))
     level_count = draw(st.integers(1, 64))
     width, height = draw(sizes)
     count = math.ceil(level_count / math.ceil(level_count / 8))
     count *= math.ceil(width / 1024) * math.ceil(height / 1024)
     parts = tuple(draw(st.lists(entries, min_size=count, max_size=count)))
-    words = sum(entry.words for entry in parts)
+    size = sum(entry.size for entry in parts)
     kinds = [kind for kind in (ALPHA, ICC, EXIF, XMP) if draw(st.booleans())]
     return Container(
         width=width,
@@ -65,7 +65,7 @@ def containers(draw: st.DrawFn) -> Container:
         model_id=draw(st.binary(min_size=8, max_size=8)),
         level_count=level_count,
         parts=parts,
-        payload=draw(st.randoms(use_true_random=False)).randbytes(4 * words),
+        payload=draw(st.randoms(use_true_random=False)).randbytes(size),
         grey=draw(st.booleans()),
         chunks=tuple((kind, draw(st.binary(max_size=300))) for kind in kinds),
     )
@@ -87,38 +87,37 @@ def test_chunks_are_written_in_file_order() -> None:
 
 def test_overhead_of_a_photograph() -> None:
     for level_count, parts in ((1, 1), (7, 7), (8, 8), (9, 5), (13, 7), (16, 8), (64, 8)):
-        table = tuple(Part(245, 0) for _ in range(parts))
-        photo = Container(768, 512, 50, bytes(8), level_count, table, bytes(980 * parts))
-        assert len(pack(photo)) - len(photo.payload) == 28 + 4 * parts <= 64
+        for size, entry in ((127, 3), (128, 4), (980, 4), (16383, 4), (16384, 5)):
+            table = tuple(Part(size, 0) for _ in range(parts))
+            photo = Container(768, 512, 50, bytes(8), level_count, table, bytes(size * parts))
+            overhead = len(pack(photo)) - len(photo.payload)
+            assert overhead == 28 + entry * parts and (overhead <= 64 or entry > 4)
 
 
 def test_levels_of_one_part_arrive_together() -> None:
-    parts = tuple(Part(words, 0) for words in (1, 0, 2, 3, 1))
-    fields = replace(PLAIN, level_count=9, parts=parts, payload=bytes(28))
-    assert fields.tile_word_ends(0) == (1, 1, 1, 1, 3, 3, 6, 6, 7)
-    for words, levels in ((0, 0), (1, 4), (2, 4), (3, 6), (5, 6), (6, 8), (7, 9)):
-        assert replace(fields, payload=bytes(4 * words)).levels_present == levels
+    parts = tuple(Part(size, 0) for size in (3, 1, 2, 5, 1))
+    fields = replace(PLAIN, level_count=9, parts=parts, payload=bytes(12))
+    assert fields.payload_size == 12
+    wanted = [0] * 3 + [2, 4, 4] + [6] * 5 + [8, 9]
+    for size, levels in enumerate(wanted):
+        cut = replace(fields, payload=bytes(size))
+        assert (cut.levels_present, len(cut.tile_streams(0))) == (levels, (levels + 1) // 2)
 
 
-def test_parts_and_words_of_each_tile() -> None:
+def test_parts_and_streams_of_each_tile() -> None:
     """Two tiles of two parts: A and B of the first level, then a and b of the second."""
-    words = {name: name.encode() * 4 for name in "ABab"}
-    payload = words["A"] * 2 + words["B"] + words["a"] + words["b"] * 3
-    parts = tuple(Part(count, check) for count, check in ((2, 5), (1, 6), (1, 7), (3, 8)))
+    payload = b"AABabbb"
+    parts = tuple(Part(size, check) for size, check in ((2, 5), (1, 6), (1, 7), (3, 8)))
     fields = replace(PLAIN, width=1025, height=9, parts=parts, payload=payload)
     assert parse(pack(fields)) == fields
     assert fields.tile_parts(0) == (parts[0], parts[2])
     assert fields.tile_parts(1) == (parts[1], parts[3])
-    assert (fields.tile_word_ends(0), fields.tile_word_ends(1)) == ((2, 3), (1, 4))
-    assert fields.tile_payload(0) == b"AAAAAAAAaaaa"
-    assert fields.tile_payload(1) == b"BBBBbbbbbbbbbbbb"
-    wanted = [(b"", b"", 0)] * 2 + [(b"AAAAAAAA", b"", 0)]
-    wanted += [(b"AAAAAAAA", b"BBBB", 1)] + [(b"AAAAAAAAaaaa", b"BBBB", 1)] * 3
-    wanted += [(b"AAAAAAAAaaaa", b"BBBBbbbbbbbbbbbb", 2)]
-    for count, (first, second, levels) in enumerate(wanted):
-        cut = replace(fields, payload=payload[: 4 * count])
-        assert (cut.tile_payload(0), cut.tile_payload(1)) == (first, second)
-        assert (cut.levels_present, cut.complete) == (levels, count == 7)
+    a, b = [b"AA", b"a"], [b"B", b"bbb"]
+    wanted = [(0, 0, 0)] * 2 + [(1, 0, 0), (1, 1, 1)] + [(2, 1, 1)] * 3 + [(2, 2, 2)]
+    for size, (first, second, levels) in enumerate(wanted):
+        cut = replace(fields, payload=payload[:size])
+        assert (cut.tile_streams(0), cut.tile_streams(1)) == (a[:first], b[:second])
+        assert (cut.levels_present, cut.complete) == (levels, size == 7)
 
 
 @pytest.mark.parametrize(
@@ -176,7 +175,8 @@ def test_every_cut(fields: Container) -> None:
         found = parse(whole[:size], partial=True)
         arrived = min(size, payload_end) - HEADER_BYTES
         assert not found.complete and found.verified == (size >= payload_end + 4)
-        assert found.payload == fields.payload[: arrived // 4 * 4]
+        assert found.payload == fields.payload[:arrived]
+        assert found.tile_streams(0) == fields.tile_streams(0)[: arrived // 4]
         assert found.levels_present == arrived // 4
         assert found.chunks == fields.chunks[: len(found.chunks)]
         assert found.lost == tuple(kind for kind, _ in fields.chunks[len(found.chunks) :])
@@ -236,32 +236,36 @@ def _header(
     flags: int = 0,
     size: bytes = b"\x04\x03",
     quality: int = 40,
-    words: tuple[bytes, ...],
+    sizes: tuple[bytes, ...],
     level_count: int | None = None,
 ) -> bytes:
     """A header with any fields and a right checksum, without the limits of `pack`."""
-    level_count = len(words) if level_count is None else level_count
+    level_count = len(sizes) if level_count is None else level_count
     header = b"\xf6VQC\0" + bytes([flags]) + bytes(8) + size + bytes([quality, level_count])
-    for count in words:
-        header += count + b"\0\0"
+    for each in sizes:
+        header += each + b"\0\0"
     return header + zlib.crc32(header).to_bytes(4, "little")
 
 
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (_header(flags=0x20, words=(b"\0",)), "unknown flags 0x20"),
-        (_header(size=b"\x00\x03", words=(b"\0",)), "size 0 x 3"),
-        (_header(size=b"\x80\x80\x80\x08\x80\x80\x80\x08", words=(b"\0",)), "more than 500000000"),
-        (_header(size=b"\x81\x80\x80\x08\x01", words=(b"\0",)), "size 16777217 x 1"),
-        (_header(size=b"\x80\x00\x03", words=(b"\0",)), "varint is too long"),
-        (_header(size=b"\xff\xff\xff\xff\xff\x03", words=(b"\0",)), "varint is too long"),
-        (_header(size=b"\xff\xff\xff\xff\x1f\x03", words=(b"\0",)), "varint is too long"),
-        (_header(quality=101, words=(b"\0",)), "quality 101"),
-        (_header(words=()), "0 levels"),
-        (_header(words=(b"\0",) * 8, level_count=65), "65 levels"),
-        (_header(words=(b"\x81\x80\x04",)), "65537.*out of range"),
-        (_header(words=(b"\x80\x80\x04",)), "cut: 0 of 262144 bytes"),
+        (_header(flags=0x20, sizes=(b"\1",)), "unknown flags 0x20"),
+        (_header(size=b"\x00\x03", sizes=(b"\1",)), "size 0 x 3"),
+        (_header(size=b"\x80\x80\x80\x08\x80\x80\x80\x08", sizes=(b"\1",)), "more than 500000000"),
+        (_header(size=b"\x81\x80\x80\x08\x01", sizes=(b"\1",)), "size 16777217 x 1"),
+        (_header(size=b"\x80\x00\x03", sizes=(b"\1",)), "varint is too long"),
+        (_header(size=b"\xff\xff\xff\xff\xff\x03", sizes=(b"\1",)), "varint is too long"),
+        (_header(size=b"\xff\xff\xff\xff\x1f\x03", sizes=(b"\1",)), "varint is too long"),
+        (_header(quality=101, sizes=(b"\1",)), "quality 101"),
+        (_header(sizes=()), "0 levels"),
+        (_header(sizes=(b"\1",) * 8, level_count=65), "65 levels"),
+        (_header(sizes=(b"\0",)), "size=0,.*out of range"),
+        (_header(sizes=(b"\1", b"\0")), "size=0,.*out of range"),
+        (_header(sizes=(b"\x81\x80\x10",)), "262145.*out of range"),
+        (_header(sizes=(b"\x80\x80\x10",)), "cut: 0 of 262144 bytes"),
+        (_header(sizes=(b"\x81\x80\x20",) + (b"\1",) * 4, level_count=9), "524289.*of range"),
+        (_header(sizes=(b"\x80\x80\x20",) + (b"\1",) * 4, level_count=9), "0 of 524292 bytes"),
     ],
 )
 def test_fields_out_of_range(data: bytes, reason: str) -> None:
@@ -271,7 +275,8 @@ def test_fields_out_of_range(data: bytes, reason: str) -> None:
 
 def test_chunk_sizes_are_limited_before_they_are_read() -> None:
     for flag, size in ((0x02, b"\x99\x80\x04"), (0x04, b"\x81\x80\x80\x20")):
-        data = _header(flags=flag, words=(b"\0",)) + bytes(4) + size
+        data = _header(flags=flag, sizes=(b"\1",)) + b"\0" + zlib.crc32(b"\0").to_bytes(4, "little")
+        data += size
         with pytest.raises(CorruptChunk, match="over the limit"):
             parse(data)
         assert len(parse(data, partial=True).lost) == 1
@@ -301,10 +306,11 @@ def test_any_bytes_parse_or_raise_ours(data: bytes, sound_start: bool) -> None:
         {"level_count": 1},
         {"level_count": 9},
         {"width": 1025},
-        {"parts": (Part(2**16 + 1, 0), Part(0, 0))},
-        {"parts": (Part(2, 0x10000), Part(0, 0))},
-        {"payload": b"123"},
-        {"payload": bytes(12)},
+        {"parts": (Part(2**18 + 1, 0), Part(4, 0))},
+        {"parts": (Part(8, 0), Part(0, 0))},
+        {"parts": (Part(9, 0), Part(-1, 0))},
+        {"parts": (Part(4, 0x10000), Part(4, 0))},
+        {"payload": bytes(9)},
         {"chunks": ((b"JUNK", b""),)},
         {"chunks": ((ICC, b"1"), (ICC, b"2"))},
         {"chunks": ((ALPHA, bytes(2 * 12 + 2**16 + 1)),)},

@@ -13,18 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from vqcodec import exact_prior
+from vqcodec import walk as walking
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import ModelError
-from vqcodec.exact_prior import (
-    ExactPrior,
-    Front,
-    cross_entropy_bits,
-    level_frequencies,
-    walk,
-    walk_known,
-)
+from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze
 from vqcodec.prior import Prior
+from vqcodec.walk import Front, cross_entropy_bits, walk, walk_known
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -255,39 +250,56 @@ def test_frequencies_are_positive_and_sum_to_the_total() -> None:
         assert (frequencies == np.floor(frequencies)).all()
 
 
-def test_the_order_is_level_then_wavefront_then_row() -> None:
+@pytest.mark.parametrize("coarse", SHAPES)
+def test_the_order_is_that_of_the_page(coarse: tuple[int, int]) -> None:
     visited: list[tuple[int, int, int]] = []
+    ended: list[tuple[int, int]] = []
 
     def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
         visited.extend((front.level, i, j) for i, j in zip(front.rows, front.cols, strict=True))
         assert len(set((front.cols + 2 * front.rows).tolist())) == 1
         return np.zeros(frequencies.shape[:3], np.int64)
 
-    shapes = shapes_from((3, 4))[:3]
-    grids = walk(ExactPrior(CONFIG, tiny_tensors(0, 1.0)), shapes, 0, choose)
-    assert [grid.shape for grid in grids] == [(1, 3, 4, 1), (1, 3, 4, 2), (1, 6, 8, 1)]
+    def done(grids: list[NDArray[np.int32]]) -> None:
+        ended.append((len(grids), len(visited)))
+
+    shapes = shapes_from(coarse)
+    prior = ExactPrior(CONFIG, tiny_tensors(0, 1.0))
+    grids = walk(prior, shapes, 0, choose, done=done)
+    slices = [level.slices for level in CONFIG.levels]
+    wanted = [(1, *shape, count) for shape, count in zip(shapes, slices, strict=True)]
+    assert [grid.shape for grid in grids] == wanted
     every = [
         (level, i, j) for level, (h, w) in enumerate(shapes) for i in range(h) for j in range(w)
     ]
-    assert visited == sorted(every, key=lambda p: (p[0], p[2] + 2 * p[1], p[1]))
+
+    def key(place: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        level, i, j = place
+        return level // 2, j + 2 * i + 7 * (level % 2), level, i  # two levels of a stride
+
+    assert visited == sorted(every, key=key)
+    # A level has ended when it was visited last, and before the walk goes on.
+    last = {level: k + 1 for k, (level, _, _) in enumerate(visited)}
+    assert [count for count, _ in ended] == [1, 2, 3, 4, 5]
+    for count, seen in ended:
+        behind = {level for level, _, _ in visited[last[count - 1] : seen]}
+        assert last[count - 1] <= seen and behind <= {count}
 
 
-def test_many_chunks_give_what_one_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_any_number_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads are let loose from some number on; the products are exact."""
     prior, grids = ExactPrior(CONFIG, tiny_tensors(6, 2.0)), random_grids((5, 7), 2, 4)
-
-    def all_of(level: int) -> NDArray[np.float64]:
-        parts = [f for _, f in level_frequencies(prior, grids, 60, level)]
-        return np.concatenate(parts, axis=1)
-
-    whole, bits = [all_of(level) for level in range(5)], cross_entropy_bits(prior, grids, 60)
-    monkeypatch.setattr("vqcodec.exact_prior.CHUNK", 14)
-    monkeypatch.setattr("vqcodec.exact_prior.PATCH", 10)
-    for level in range(5):
-        np.testing.assert_array_equal(all_of(level), whole[level])
-    np.testing.assert_allclose(cross_entropy_bits(prior, grids, 60), bits)
-    for level, frequencies in enumerate(whole):
-        (_, height, width, slices), spec = grids[level].shape, CONFIG.levels[level]
-        assert frequencies.shape == (2, height * width, slices, spec.codebook_size)
+    found = [frequencies for _, frequencies in walk_known(prior, grids, 60)]
+    bits = cross_entropy_bits(prior, grids, 60)
+    monkeypatch.setattr(walking, "MANY_ROWS", 0)
+    for (_, frequencies), wanted in zip(walk_known(prior, grids, 60), found, strict=True):
+        np.testing.assert_array_equal(frequencies, wanted)
+    counted = [0.0] * len(grids)
+    for front, frequencies in walk_known(prior, grids, 60):
+        indices = grids[front.level][:, front.rows, front.cols]
+        for place in np.ndindex(indices.shape):
+            counted[front.level] -= np.log2(frequencies[place][indices[place]] / 2**24)
+    np.testing.assert_allclose(bits, counted)
 
 
 def test_bad_arguments_are_refused() -> None:
@@ -347,16 +359,16 @@ def test_tensors_that_break_a_bound_are_refused(name: str, change: Any) -> None:
 
 
 def test_no_torch_is_imported() -> None:
-    code = "import sys, vqcodec.coder, vqcodec.exact_prior; sys.exit('torch' in sys.modules)"
+    code = "import sys, vqcodec.coder, vqcodec.walk; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_skewed_rows_never_collide() -> None:
     """Each position has a row of its own, and taps outside the grid hit no position's row."""
-    taps = (*exact_prior.FIRST_TAPS, *exact_prior.LAYER_TAPS)
+    taps = (*exact_prior.FIRST_TAPS, *exact_prior.LAYER_TAPS, *exact_prior.AROUND)
     for h in range(1, 16):
         for w in range(1, 16):
-            step = min(h + exact_prior.PAD_ROWS, w // 2 + 2)
+            step = min(h + walking.PAD_ROWS, w // 2 + 2)
             rows = {(j + 2 * i) * step + i: (i, j) for i in range(h) for j in range(w)}
             assert len(rows) == h * w
             for row, (i, j) in rows.items():

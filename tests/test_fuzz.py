@@ -156,11 +156,11 @@ def layout(data: bytes) -> tuple[int, int]:
     width, at = _varint(data, 14)
     height, at = _varint(data, at)
     level_count, at = data[at + 1], at + 2
-    words = 0
+    payload = 0
     for _ in range(container.part_count(level_count) * container.tile_count(width, height)):
-        more, at = _varint(data, at)
-        words, at = words + more, at + 2
-    return at, at + 4 + 4 * words
+        size, at = _varint(data, at)
+        payload, at = payload + size, at + 2
+    return at, at + 4 + payload
 
 
 def repaired(data: bytes) -> bytes:
@@ -182,13 +182,13 @@ def extreme(rng: random.Random, seed: Seed) -> bytes:
     crc, end = layout(seed.data)
     flags, model_id = seed.data[5], fields.model_id
     width, height, quality, levels = fields.width, fields.height, fields.quality, fields.level_count
-    sizes = (*EXTREME, width - 1, width + 1, height - 1, height + 1)
+    sides = (*EXTREME, width - 1, width + 1, height - 1, height + 1)
     for _ in range(rng.choice((1, 1, 2))):
         field = rng.randrange(6)
         if field == 0:
-            width = rng.choice(sizes)
+            width = rng.choice(sides)
         elif field == 1:
-            height = rng.choice(sizes)
+            height = rng.choice(sides)
         elif field == 2:
             quality = rng.choice((0, 1, 99, 100, 101, 255))
         elif field == 3:
@@ -197,16 +197,16 @@ def extreme(rng: random.Random, seed: Seed) -> bytes:
             flags = rng.randrange(256)
         else:
             model_id = rng.randbytes(8)
-    words = [part.words for part in fields.parts]
+    sizes = [part.size for part in fields.parts]
     if rng.random() < 0.5:
-        words[rng.randrange(len(words))] = rng.choice((0, 1, 2**16, 2**28, 2**32 - 1))
+        sizes[rng.randrange(len(sizes))] = rng.choice((0, 1, 2**18, 2**28, 2**32 - 1))
     if rng.random() < 0.7:  # a part table that fits
         count = container.part_count(levels) * container.tile_count(width, height)
         if count <= TABLE_LIMIT:
-            words = (words * (count // len(words) + 1))[:count]
+            sizes = (sizes * (count // len(sizes) + 1))[:count]
     header = seed.data[:5] + bytes([flags]) + model_id
     header += container._varint(width) + container._varint(height) + bytes([quality, levels])
-    table = b"".join(container._varint(n) + rng.randbytes(2) for n in words)
+    table = b"".join(container._varint(n) + rng.randbytes(2) for n in sizes)
     return repaired(header + table + bytes(4) + seed.data[crc + 4 :])
 
 
@@ -314,7 +314,7 @@ def test_forged_payloads_survive_the_checks_of_indices_by_chance_only(seeds: lis
 def forged(seed: Seed, width: int, height: int, payload: bytes) -> bytes:
     """A file that a stranger made: every checksum is right but those of the indices."""
     tiles = container.tile_count(width, height)
-    parts = tuple(Part(len(payload) // 4, 0) for _ in range(tiles * len(seed.fields.parts)))
+    parts = tuple(Part(len(payload), 0) for _ in range(tiles * len(seed.fields.parts)))
     fields = replace(seed.fields, width=width, height=height, parts=parts, chunks=())
     return container.pack(replace(fields, payload=payload * len(parts)))
 
@@ -362,7 +362,7 @@ def test_pixel_limits_reach_the_header(seeds: list[Seed]) -> None:
 
 
 def test_flat_pictures_of_few_bytes_pass(tiny_weights: dict[str, Path], tmp_path: Path) -> None:
-    """A sure prior codes 15,625 indices in a word or two: no bound on indices per byte is sound."""
+    """A sure prior codes 15,625 indices in a few bytes: no bound on indices per byte is sound."""
     sound = registry.load(str(tiny_weights["vq-vae"]))
     tensors = dict(sound.tensors)
     tensors["prior.level0.output.bias"] = bias = tensors["prior.level0.output.bias"].copy()

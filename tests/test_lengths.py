@@ -7,7 +7,7 @@ import torch
 from conftest import TINY
 
 from vqcodec import lengths, registry
-from vqcodec.exact_prior import cross_entropy_bits
+from vqcodec.walk import cross_entropy_bits
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -10,9 +10,10 @@ import torch
 
 from vqcodec import exact_prior, freezing, prior
 from vqcodec.config import Level, ModelConfig, PriorConfig
-from vqcodec.exact_prior import ExactPrior, cross_entropy_bits
+from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
 from vqcodec.prior import Prior
+from vqcodec.walk import cross_entropy_bits
 
 CONFIG = ModelConfig(
     name="tiny",

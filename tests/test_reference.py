@@ -75,26 +75,29 @@ def test_flipped_bytes_are_refused(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_flipped_words_are_refused_behind_a_matching_crc(seed: int) -> None:
-    header, words = unsealed(TINY)
-    assert sealed(header, words) == TINY
-    rng = random.Random(seed)
+def test_flipped_streams_are_refused_behind_a_matching_crc(seed: int) -> None:
+    header, payload = unsealed(TINY)
+    assert sealed(header, payload) == TINY
+    sizes = [size for size, _ in reference.parse(TINY).parts[0]]
+    longest = sizes.index(max(sizes))
     # the last bits of a stream may change no index, so only its first half is damaged
-    damaged = flip(words, rng.randrange(len(words) // 2), rng.randrange(1, 256))
-    with pytest.raises(ValueError, match="part|words end|target"):
+    rng = random.Random(seed)
+    place = sum(sizes[:longest]) + rng.randrange(sizes[longest] // 2)
+    damaged = flip(payload, place, rng.randrange(1, 256))
+    with pytest.raises(ValueError, match="part|stream|target"):
         reference.decode(sealed(header, damaged), WEIGHTS)
 
 
-def test_a_word_moved_to_the_next_part_is_refused() -> None:
-    header, words = unsealed(TINY)
-    parts = reference.parse(TINY).parts[0]
-    assert max(words for words, _ in parts) < 127  # so each is one byte of the header
-    place = len(header) - 3 * len(parts)
+@pytest.mark.parametrize("count", [-9, -1, 1, 9])
+def test_bytes_moved_to_the_next_part_are_refused(count: int) -> None:
+    header, payload = unsealed(TINY)
+    sizes = [size for size, _ in reference.parse(TINY).parts[0]]
+    assert sizes[-2] > 9 and max(sizes) + 9 < 128  # so each size is one byte of the header
     moved = bytearray(header)
-    moved[place] -= 1
-    moved[place + 3] += 1
-    with pytest.raises(ValueError, match="words of a part"):
-        reference.decode(sealed(bytes(moved), words), WEIGHTS)
+    moved[-6] -= count
+    moved[-3] += count
+    with pytest.raises(ValueError, match="stream|part|target"):
+        reference.decode(sealed(bytes(moved), payload), WEIGHTS)
 
 
 def test_the_reference_imports_nothing_of_the_package() -> None:

@@ -20,13 +20,13 @@ from vqcodec.allocation import quality_for
 from vqcodec.config import TUNES, Tuning
 from vqcodec.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
 from vqcodec.errors import BitstreamError, ModelError, memory_errors
-from vqcodec.exact_prior import Front, walk
 from vqcodec.grids import Grids, box_of, read_grids, write_tile
 from vqcodec.image import Picture
 from vqcodec.registry import Model
 from vqcodec.resources import trim_heap
 from vqcodec.target import Goal, reach, set_goal
 from vqcodec.tiles import Tile, split
+from vqcodec.walk import Front, walk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,7 +142,7 @@ def _compress(
     coded = []
     for tile in tiles:
         advance = partial(_advance, progress, tile.number, len(tiles)) if progress else None
-        coded.append([*write_tile(loaded, source.rgb, tile, quality, effort, count, advance)])
+        coded.append(write_tile(loaded, source.rgb, tile, quality, effort, count, advance))
         if len(tiles) > 1:
             trim_heap()
     entries = list(itertools.chain(*zip(*coded, strict=True)))  # part after part
@@ -154,7 +154,7 @@ def _compress(
             model_id=loaded.model_id,
             level_count=count,
             parts=tuple(part for part, _ in entries),
-            payload=b"".join(words for _, words in entries),
+            payload=b"".join(stream for _, stream in entries),
             grey=source.grey,
             chunks=tuple((kind, data) for kind, data in chunks if data is not None),
         )

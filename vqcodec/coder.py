@@ -1,9 +1,8 @@
-"""Index grids <-> payload bytes: one range coder per tile. The only importer of `constriction`.
+"""Index grids <-> bytes: a range coder for each part. The only importer of `constriction`.
 
-The coder has a 64-bit state and 32-bit words. Its decoder reads two words before the first index
-and one more whenever its range falls below 2**32, so after any index it has read exactly
-2 + (number of such falls) words: `_WordsRead` counts them. That count makes levels decodable
-from a prefix of the payload, and reading past the end an error.
+The coder has a 64-bit state and 32-bit words. Its decoder starts with two words and takes one more
+whenever its range falls below 2**32: so the number of such falls says where a stream must end. It
+is counted, as reading past the end would give zeros, and a stream be longer than it needs.
 """
 
 from __future__ import annotations
@@ -15,89 +14,105 @@ from constriction import stream
 from numpy.typing import NDArray
 
 from vqcodec.errors import CorruptChunk
-from vqcodec.exact_prior import ExactPrior, Frequencies, Front, Indices, walk, walk_known
+from vqcodec.exact_prior import ExactPrior
+from vqcodec.walk import Frequencies, Front, Indices, walk, walk_known
 
-__all__ = ["GridReader", "GridWriter", "IndexGrid", "decode_grids", "encode_grids"]
+__all__ = ["IndexGrid", "StreamReader", "StreamWriter", "decode_grids", "encode_grids"]
 
 IndexGrid = NDArray[np.int32]  # (h, w, S)
 
 KIND = b"payload"
+STATE_BYTES = 8
 WORD_BYTES = 4
 
 
 def encode_grids(
-    prior: ExactPrior, grids: Sequence[IndexGrid], quality: int
-) -> tuple[bytes, list[int]]:
+    prior: ExactPrior, grids: Sequence[IndexGrid], quality: int, step: int
+) -> list[bytes]:
     """Entropy-code the index grids of one tile; `decode_grids` is the inverse.
 
     Args:
         prior: frozen prior, bit for bit the one that the decoder loads.
         grids: one (h, w, S) int32 array per level, coarse first, values in [0, K); may stop early.
         quality: 0..100, part of what the prior is told.
+        step: levels of a part; the last one may have fewer.
     Returns:
-        Payload, a whole number of little-endian 32-bit words, and how many of its words a decoder
-        needs for each level (and all before it).
+        A stream for each part.
     Raises:
         ValueError: an index lies outside its codebook, or a shape does not fit.
-    Source: range coding, Martin (1979); word layout in docs/format.md, section 4.
+    Source: range coding, Martin (1979); streams in docs/format.md, section 4.
     """
-    writer = GridWriter()
+    writers = [StreamWriter() for _ in range(0, len(grids), step)]
     for front, frequencies in walk_known(prior, [grid[None] for grid in grids], quality):
         indices = grids[front.level][front.rows, front.cols]
-        writer.push(front, frequencies, indices[None])
-    return writer.finish()
+        writers[front.level // step].push(frequencies, indices[None])
+    return [writer.finish() for writer in writers]
 
 
 def decode_grids(
     prior: ExactPrior,
-    payload: bytes,
+    streams: Sequence[bytes],
     shapes: Sequence[tuple[int, int]],
     quality: int,
-    level_words: Sequence[int],
+    step: int,
     check: Callable[[list[IndexGrid]], None] | None = None,
 ) -> list[IndexGrid]:
-    """Decode the index grids of one tile, as many levels as arrived completely.
+    """Decode the index grids of one tile.
 
     Args:
         prior: frozen prior, bit for bit the one that encoded.
-        payload: what `encode_grids` made, or the beginning of it.
-        shapes: (h, w) per level, coarse first; fewer than were coded to stop early.
+        streams: what `encode_grids` made, or the first of them.
+        shapes: (h, w) of all levels of these parts, coarse first.
         quality: 0..100, as encoded.
-        level_words: the words that each coded level needs, as `encode_grids` returned them, or
-            those that a later level needs: levels with equal counts arrive together.
-        check: told the grids so far after each level; what it raises saves decoding the rest.
+        step: levels of a part; the last one may have fewer.
+        check: told the grids so far after each part; what it raises saves decoding the rest.
     Returns:
-        One (h, w, S) int32 array per level that arrived; values in [0, K).
+        One (h, w, S) int32 array per level; values in [0, K).
     Raises:
-        CorruptChunk: the words are not those of a payload with these levels.
-        ValueError: shapes or quality out of range, more shapes than levels were coded.
+        CorruptChunk: a stream is not one of a part with these shapes; `check` has been told of all
+            parts before it.
+        ValueError: shapes or quality out of range, or their number is not that of the streams.
     """
-    if len(shapes) > len(level_words):
-        raise ValueError(f"{len(shapes)} shapes for {len(level_words)} coded levels")
-    reader = GridReader(payload, level_words)
-    arrived = min(reader.levels_arrived, len(shapes))
-    if arrived == 0:
-        return []
+    if len(streams) != -(-len(shapes) // step):
+        raise ValueError(f"{len(shapes)} shapes for {len(streams)} streams")
+    readers = [StreamReader(stream) for stream in streams]
+    complete, sound = 0, len(readers)  # parts
+    damage: CorruptChunk | None = None
 
-    def done(grids: list[IndexGrid]) -> None:
+    def choose(front: Front, frequencies: Frequencies) -> Indices:
+        # Parts are decoded together: those before a damaged one go on, that and others get zeros.
+        nonlocal sound, damage
+        if (part := front.level // step) < sound:
+            try:
+                return readers[part].pull(frequencies)
+            except CorruptChunk as error:
+                sound, damage = part, error
+                if complete == sound:
+                    raise
+        return np.zeros(frequencies.shape[:3], np.int32)
+
+    def done(grids: list[NDArray[np.int32]]) -> None:
+        nonlocal complete
+        if len(grids) % step and len(grids) < len(shapes):
+            return  # within a part
+        readers[complete].finish()
+        complete += 1
         if check:
             check([grid[0] for grid in grids])
+        if damage and complete == sound:
+            raise damage
 
-    grids = walk(prior, shapes[:arrived], quality, reader.pull, done=done)
-    reader.finish()
-    return [grid[0] for grid in grids]
+    return [grid[0] for grid in walk(prior, shapes, quality, choose, done=done)]
 
 
-class GridWriter:
-    """Encodes fronts as they come, in the order of `walk`, for a batch of one."""
+class StreamWriter:
+    """Encodes the fronts of one part in the order of `walk`, for a batch of one."""
 
     def __init__(self) -> None:
         self._encoder = stream.queue.RangeEncoder()
         self._model = stream.model.Categorical(perfect=False)
-        self._level = 0
-        self._level_words: list[int] = []
 
-    def push(self, front: Front, frequencies: Frequencies, indices: Indices) -> None:
+    def push(self, frequencies: Frequencies, indices: Indices) -> None:
         """Encode the indices (1, n, S) of a front under its frequencies (1, n, S, K).
 
         Raises:
@@ -105,92 +120,67 @@ class GridWriter:
         """
         if indices.min() < 0 or indices.max() >= frequencies.shape[3]:
             raise ValueError(f"an index lies outside its codebook of {frequencies.shape[3]}")
-        if front.level != self._level:
-            self._level_words.append(self._words_read())
-            self._level = front.level
         symbols = np.ascontiguousarray(indices.ravel(), dtype=np.int32)
         self._encoder.encode(symbols, self._model, as_weights(frequencies))
 
-    def finish(self) -> tuple[bytes, list[int]]:
-        """The payload, and per level pushed the words that its decoder needs."""
-        words = self._encoder.get_compressed()
-        counts = [*self._level_words, self._words_read()]
-        # The end is sealed with one or two words, whichever suffices; absent words read as zero.
-        return words.astype("<u4").tobytes(), [min(count, len(words)) for count in counts]
+    def finish(self) -> bytes:
+        """The shortest stream that decodes to what was pushed, of at least a byte.
 
-    def _words_read(self) -> int:
-        """Words that the decoder has read when it has decoded all that was pushed."""
-        return int(self._encoder.pos()[0]) + 2
-
-
-class GridReader:
-    """Decodes fronts in the order of `walk`, for a batch of one; `finish` after the last."""
-
-    def __init__(self, payload: bytes, level_words: Sequence[int]) -> None:
-        """`payload` may lack its end; `level_words` as `GridWriter.finish` returned them.
-
-        Raises:
-            CorruptChunk: impossible word counts, or more payload than they account for.
+        Any number in [low, low + range) does, followed by whatever; constriction picks one of a
+        whole number of words, and we of bytes.
         """
-        self._level_words = list(level_words)
-        available = len(payload) // WORD_BYTES
-        ordered = all(a <= b for a, b in zip(level_words, level_words[1:], strict=False))
-        if not level_words or level_words[0] < 1 or not ordered:
-            raise CorruptChunk(KIND, 0, f"word counts {self._level_words} do not rise from 1")
-        if len(payload) > level_words[-1] * WORD_BYTES:
-            raise CorruptChunk(KIND, level_words[-1] * WORD_BYTES, "bytes after the last word")
-        self.levels_arrived = sum(count <= available for count in level_words)
-        words = np.frombuffer(payload, "<u4", available).astype(np.uint32)
-        self._decoder = stream.queue.RangeDecoder(words)
-        self._model = stream.model.Categorical(perfect=False)
-        self._read, self._level = _WordsRead(), 0
+        words = self._encoder.get_compressed()
+        count, (lower, size) = self._encoder.pos()
+        length = WORD_BYTES * count + STATE_BYTES
+        picked = int.from_bytes(words.astype(">u4").tobytes().ljust(length, b"\0"), "big")
+        low = picked - (picked - int(lower)) % 2**64
+        for unused in range(STATE_BYTES - 1, -1, -1):
+            number = -(-low >> 8 * unused) << 8 * unused  # `low`, rounded up
+            if number < low + int(size):
+                break
+        return number.to_bytes(length, "big")[: length - unused]
 
-    def pull(self, front: Front, frequencies: Frequencies) -> NDArray[np.int32]:
+
+class StreamReader:
+    """Decodes the fronts of one part in the order of `walk`, for a batch of one; then `finish`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._size = len(data)
+        words = np.frombuffer(data + bytes(STATE_BYTES - len(data) % WORD_BYTES), ">u4")
+        self._decoder = stream.queue.RangeDecoder(words.astype(np.uint32))
+        self._model = stream.model.Categorical(perfect=False)
+        self._read = _WordsRead()
+
+    def pull(self, frequencies: Frequencies) -> NDArray[np.int32]:
         """Decode the indices (1, n, S) of a front under its frequencies (1, n, S, K).
 
         Raises:
-            CorruptChunk: the level has not arrived, or the words do not decode.
+            CorruptChunk: no encoder writes such a stream.
         """
-        if front.level != self._level:
-            self._end_level()
-            self._level = front.level
-        if front.level >= self.levels_arrived:
-            raise CorruptChunk(KIND, 0, f"level {front.level} has not arrived completely")
         try:
             symbols = self._decoder.decode(self._model, as_weights(frequencies))
-        except (AssertionError, KeyError, ValueError) as error:
-            # What constriction raises on words that no encoder writes.
-            raise CorruptChunk(KIND, self._offset(), "words that no encoder writes") from error
+        except (AssertionError, KeyError, ValueError) as error:  # what constriction raises
+            raise CorruptChunk(KIND, 0, "words that no encoder writes") from error
         self._read.count(frequencies.reshape(len(symbols), -1)[np.arange(len(symbols)), symbols])
-        if self._read.words > self._level_words[front.level] + 1:
-            raise CorruptChunk(KIND, self._offset(), f"level {front.level} needs more words")
+        if WORD_BYTES * self._read.words >= self._size:
+            raise CorruptChunk(KIND, 0, "a stream ends before its last index")
         return np.asarray(symbols, dtype=np.int32).reshape(frequencies.shape[:3])
 
     def finish(self) -> None:
-        """Check that the last level pulled ended where it should.
+        """Check that the stream ends here.
 
         Raises:
-            CorruptChunk: it did not.
+            CorruptChunk: it does not.
         """
-        self._end_level()
-
-    def _end_level(self) -> None:
-        expected = self._level_words[self._level]
-        if expected in self._level_words[self._level + 1 : self._level + 2]:
-            return  # only the last of several levels is known to end there
-        if min(self._read.words, self._level_words[-1]) != expected:
-            reason = f"level {self._level} took {self._read.words} words, not {expected}"
-            raise CorruptChunk(KIND, self._offset(), reason)
-
-    def _offset(self) -> int:
-        return self._read.words * WORD_BYTES
+        if self._size > WORD_BYTES * self._read.words + STATE_BYTES:
+            raise CorruptChunk(KIND, 0, "bytes after the last index of a stream")
 
 
 class _WordsRead:
-    """How many words the decoder has read: its range, followed symbol by symbol."""
+    """How many words the decoder has taken since it began: its range, followed by symbols."""
 
     def __init__(self) -> None:
-        self.words, self._range = 2, 2**64 - 1
+        self.words, self._range = 0, 2**64 - 1
 
     def count(self, frequencies: NDArray[np.float64]) -> None:
         """Take in the frequencies (n,) of the decoded indices, out of 2**24 each."""

@@ -251,7 +251,7 @@ def _open_closed_streams() -> None:
 def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[str, Any]:
     """What is said of a `.vqc` file as JSON; bytes are those of the whole file."""
     parsed = container.parse(data, partial=True, max_pixels=max_pixels)
-    words = [part.words for part in parsed.parts]
+    sizes = [part.size for part in parsed.parts]
     tiles = container.tile_count(parsed.width, parsed.height)
     return {
         "num_bytes": len(data),
@@ -266,7 +266,7 @@ def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[s
         "levels": parsed.level_count,
         "levels_present": parsed.levels_present,
         "levels_per_part": parsed.levels_per_part,
-        "part_bytes": [4 * sum(words[k : k + tiles]) for k in range(0, len(words), tiles)],
+        "part_bytes": [sum(sizes[k : k + tiles]) for k in range(0, len(sizes), tiles)],
         "chunks": {kind.decode(): len(body) for kind, body in parsed.chunks},
         "chunks_lost": [kind.decode() for kind in parsed.lost],
     }

@@ -2,8 +2,8 @@
 
 The layout and the field names are those of docs/format.md, sections 2 and 3:
 
-    magic version flags model_id width height quality level_count | (words check)* | crc
-    payload: 32-bit words, part after part, and in each part tile after tile; crc
+    magic version flags model_id width height quality level_count | (size check)* | crc
+    payload: a stream for each part of each tile, all tiles' first parts first; crc
     chunks announced by flags, in the order of the flag bits: size data crc
 
 Header, payload and each chunk end with a CRC-32. A file that was cut or damaged behind its header
@@ -75,12 +75,11 @@ class Part:
     """One row of the part table: some levels of one tile.
 
     Attributes:
-        words: 32-bit payload words that this part adds: with the words of the tile's parts before
-            it and these, its levels can be decoded.
+        size: bytes of the range coder's stream.
         check: `checksum_indices` of the tile's index grids of the part's levels, 0..65535.
     """
 
-    words: int
+    size: int
     check: int
 
 
@@ -95,8 +94,8 @@ class Container:
         level_count: 1..64.
         parts: one entry per `levels_per_part` levels, coarse first, and tile, row by row: all
             tiles of the first part, then all tiles of the second.
-        payload: little-endian 32-bit words of the range coders in the order of `parts`; shorter
-            than the part table says only when a cut file was parsed.
+        payload: the streams in the order of `parts`; shorter than the part table says only when
+            a cut file was parsed.
         verified: the payload is what was written, by its CRC-32; False only for a cut or damaged
             file.
         grey: the picture is greyscale; a decoder gives one channel.
@@ -127,11 +126,11 @@ class Container:
         tiles = tile_count(self.width, self.height)
         if len(self.parts) != part_count(self.level_count) * tiles:
             raise ValueError(f"{len(self.parts)} parts: {self.level_count} levels, {tiles} tiles")
-        most = self.levels_per_part * _max_words(self.width, self.height)
+        most = _max_part_bytes(self.levels_per_part, self.width, self.height)
         for entry in self.parts:
-            if not (0 <= entry.words <= most and 0 <= entry.check <= 0xFFFF):
+            if not (1 <= entry.size <= most and 0 <= entry.check <= 0xFFFF):
                 raise ValueError(f"{entry} is out of range")
-        if len(self.payload) % 4 or len(self.payload) > 4 * self.num_words:
+        if len(self.payload) > self.payload_size:
             raise ValueError(f"payload of {len(self.payload)} bytes does not fit the part table")
         self._check_chunks()
 
@@ -149,46 +148,39 @@ class Container:
         return levels_per_part(self.level_count)
 
     @property
-    def num_words(self) -> int:
-        """Words of the whole payload."""
-        return sum(part.words for part in self.parts)
+    def payload_size(self) -> int:
+        """Bytes of the whole payload."""
+        return self._offsets[-1]
 
     def tile_parts(self, tile: int) -> tuple[Part, ...]:
         """The entries of one tile, coarse first."""
-        return self.parts[tile :: tile_count(self.width, self.height)]
+        return self.parts[tile :: self._tiles]
 
-    def tile_word_ends(self, tile: int) -> tuple[int, ...]:
-        """Words of the tile that must be present for each level: those up to its part's end."""
-        totals = accumulate(part.words for part in self.tile_parts(tile))
-        ends = [total for total in totals for _ in range(self.levels_per_part)]
-        return tuple(ends[: self.level_count])
+    def tile_streams(self, tile: int) -> list[bytes]:
+        """The streams of one tile, coarse first, as many as have arrived as a whole."""
+        numbers = range(tile, len(self.parts), self._tiles)
+        spans = [self._offsets[number : number + 2] for number in numbers]
+        return [self.payload[start:end] for start, end in spans if end <= len(self.payload)]
 
-    def tile_payload(self, tile: int) -> bytes:
-        """The words of one tile, as far as whole parts of it have arrived."""
-        step, pieces = tile_count(self.width, self.height), []
-        for number in range(tile, len(self.parts), step):
-            start, end = self._offsets[number : number + 2]
-            if end > len(self.payload):
-                break
-            pieces.append(self.payload[start:end])
-        return b"".join(pieces)
+    @cached_property
+    def _tiles(self) -> int:
+        return tile_count(self.width, self.height)
 
     @cached_property
     def _offsets(self) -> list[int]:
-        """Bytes of payload before each entry, and before the end."""
-        return [0, *accumulate(4 * part.words for part in self.parts)]
+        """Bytes of payload before each stream, and before the end."""
+        return [0, *accumulate(part.size for part in self.parts)]
 
     @property
     def levels_present(self) -> int:
         """How many levels, from the coarsest on, have arrived for every tile."""
         entries = sum(end <= len(self.payload) for end in self._offsets[1:])
-        whole = entries // tile_count(self.width, self.height)
-        return min(whole * self.levels_per_part, self.level_count)
+        return min(entries // self._tiles * self.levels_per_part, self.level_count)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is missing, damaged or too much; `pack` takes no others."""
-        whole = self.verified and len(self.payload) == 4 * self.num_words
+        whole = self.verified and len(self.payload) == self.payload_size
         return whole and not self.lost and not self.surplus
 
     def chunk(self, kind: bytes) -> bytes | None:
@@ -256,7 +248,7 @@ def pack(container: Container) -> bytes:
     header += _varint(container.width) + _varint(container.height)
     header += bytes([container.quality, container.level_count])
     for entry in container.parts:
-        header += _varint(entry.words) + entry.check.to_bytes(2, "little")
+        header += _varint(entry.size) + entry.check.to_bytes(2, "little")
     header += _crc32(header)
     parts = [bytes(header), container.payload, _crc32(container.payload)]
     for kind in _CHUNK_FLAGS:
@@ -272,7 +264,7 @@ def parse(data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS) -
     Args:
         data: the whole file, or with `partial` its beginning.
         partial: accept a file that was cut or damaged behind its header. The result then has
-            `complete` False, the whole words that arrived as payload, and the undamaged chunks.
+            `complete` False, what arrived of the payload, and the undamaged chunks.
         max_pixels: refuse larger pictures.
     Raises:
         NotVqcodecFile: the magic bytes are others.
@@ -284,7 +276,7 @@ def parse(data: bytes, *, partial: bool = False, max_pixels: int = MAX_PIXELS) -
         raise TypeError(f"the bytes of a .vqc file, not {type(data).__name__}")
     reader = _Reader(data)
     header = _parse_header(reader, max_pixels)
-    payload, verified = _parse_payload(reader, 4 * header.num_words, partial)
+    payload, verified = _parse_payload(reader, header.payload_size, partial)
     chunks, lost = _parse_chunks(reader, header, partial)
     surplus = len(data) - reader.offset if verified and not lost else 0
     if surplus and not partial:
@@ -361,7 +353,7 @@ def _parse_header(reader: _Reader, max_pixels: int) -> Container:
 
 
 def _parse_payload(reader: _Reader, size: int, partial: bool) -> tuple[bytes, bool]:
-    """The whole words of the payload, and whether they are all there and undamaged."""
+    """What there is of the payload, and whether that is all of it and undamaged."""
     reader.kind, start = b"payload", reader.offset
     payload = reader.data[start : start + size]
     reader.offset += len(payload)
@@ -373,7 +365,7 @@ def _parse_payload(reader: _Reader, size: int, partial: bool) -> tuple[bytes, bo
     except CorruptChunk:
         if not partial:
             raise
-        return payload[: len(payload) // 4 * 4], False
+        return payload, False
     return payload, True
 
 
@@ -400,11 +392,11 @@ def _parse_chunks(
     return tuple(chunks), tuple(lost)
 
 
-def _max_words(width: int, height: int) -> int:
-    """Most payload words that one level of a tile can have: a word for every pixel of the padded
-    picture is more than any needs."""
+def _max_part_bytes(levels: int, width: int, height: int) -> int:
+    """Most bytes that so many levels of a tile can have: for each level, four for every pixel of
+    the padded picture are more than any needs."""
     blocks = -(-width // _BLOCK) * -(-height // _BLOCK)
-    return min(blocks * _BLOCK**2, 2**32 - 1)
+    return min(4 * levels * blocks * _BLOCK**2, 2**32 - 1)
 
 
 def _max_chunk_bytes(kind: bytes, width: int, height: int) -> int:

@@ -1,6 +1,6 @@
 """Index grids of a picture <-> the payload of its file, tile by tile."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -33,15 +33,15 @@ def write_tile(
     effort: int,
     levels: int,
     progress: Callable[[float], None] | None = None,
-) -> Iterator[tuple[Part, bytes]]:
+) -> list[tuple[Part, bytes]]:
     """Choose and code the indices of one tile of a picture (H, W, 3).
 
     Args:
         quality: 0..100, continuous: sets lambda; the networks are told it rounded.
         effort: 0, 1 or 2: more looks at what the indices decode to, a wider search.
         levels: how many, from the first.
-    Yields:
-        The entry and the words of each part.
+    Returns:
+        The entry and the stream of each part.
     """
     import torch
 
@@ -81,13 +81,12 @@ def write_tile(
     lengths = expected_lengths(model, roughly, exact, levels) if looks else ()
     chosen = choose(levels=levels, beam=beam, lengths=lengths)
     grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen.grids]
-    payload, ends = encode_grids(model.prior, grids, told)
-    step, start = levels_per_part(levels), 0
-    for first in range(0, levels, step):
-        end = ends[min(first + step, levels) - 1]
-        check = container.checksum_indices(grids[first : first + step])
-        yield Part(end - start, check), payload[4 * start : 4 * end]
-        start = end
+    step = levels_per_part(levels)
+    parts = [grids[first : first + step] for first in range(0, levels, step)]
+    return [
+        (Part(len(stream), container.checksum_indices(part)), stream)
+        for part, stream in zip(parts, encode_grids(model.prior, grids, told, step), strict=True)
+    ]
 
 
 HOPELESS = 16  # tiles of a damaged file without a single sound part, after which we give up

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from vqcodec.config import Level, Tuning
-from vqcodec.exact_prior import TOTAL, walk_known
 from vqcodec.quantizer import Quantizer
 from vqcodec.refine import SAFE, USUAL, between
 from vqcodec.registry import Model
+from vqcodec.walk import TOTAL, walk_known
 
 __all__ = ["expected_lengths", "mixed", "single"]
 

@@ -3,19 +3,21 @@
 Weights files hold the hash of the machine that made them, and `vqcodec doctor` compares: so what
 is calculated here never changes. Small grids of all levels are walked at three qualities; indices
 are drawn from the frequencies, by integers alone. The hash is the SHA-256 of, for each quality,
-all frequencies in coding order and then the index grids, all as little-endian int32.
+the frequencies of all levels in coding order and then the index grids, all as little-endian int32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.exact_prior import ExactPrior, Front, walk, walk_known
+from vqcodec.exact_prior import ExactPrior
+from vqcodec.walk import Front, walk, walk_known
 
 __all__ = ["probe", "probe_known", "probe_walk"]
 
@@ -24,6 +26,7 @@ QUALITIES = (10, 50, 90)
 TOTAL_BITS = 24  # of the sum of a row of frequencies
 
 Grids = list[NDArray[np.int32]]  # (1, h, w, S) per level
+Seen = list[list[NDArray[np.float64]]]  # (batch, n, S, K) of each front of each level
 
 
 def probe(prior: ExactPrior) -> str:
@@ -40,11 +43,14 @@ def probe_walk(prior: ExactPrior, batch: int = 1) -> tuple[str, list[Grids]]:
     coarsest = prior.config.levels[0].stride
     shapes = prior.config.grid_shapes(ROWS * coarsest, COLUMNS * coarsest)
     digest, drawn = _Digest(), []
+    sizes = [
+        height * width * level.slices
+        for (height, width), level in zip(shapes, prior.config.levels, strict=True)
+    ]
     for quality in QUALITIES:
-        draw = _Draw(quality, digest)
+        draw = _Draw(quality, sizes)
         grids = walk(prior, shapes, quality, draw, batch)
-        for grid in grids:
-            digest.add(grid)
+        digest.add(draw.seen, grids)
         drawn.append([grid[:1] for grid in grids])
     return digest.text(), drawn
 
@@ -54,10 +60,10 @@ def probe_known(prior: ExactPrior, drawn: Sequence[Grids], batch: int = 1) -> st
     digest = _Digest()
     for quality, one in zip(QUALITIES, drawn, strict=True):
         grids = [np.repeat(grid, batch, axis=0) for grid in one]
-        for _, frequencies in walk_known(prior, grids, quality):
-            digest.add(frequencies)
-        for grid in grids:
-            digest.add(grid)
+        seen: Seen = [[] for _ in grids]
+        for front, frequencies in walk_known(prior, grids, quality):
+            seen[front.level].append(frequencies)
+        digest.add(seen, grids)
     return digest.text()
 
 
@@ -67,12 +73,14 @@ class _Digest:
     def __init__(self) -> None:
         self.hash = sha256()
 
-    def add(self, copies: NDArray[Any]) -> None:
-        """Take in integers (batch, ...), in any parts along the second axis."""
-        self.hash.update(copies[0].astype("<i4").tobytes())
-        for copy in copies[1:]:
-            if not np.array_equal(copy, copies[0]):
-                self.hash.update(copy.astype("<i4").tobytes())
+    def add(self, seen: Seen, grids: Grids) -> None:
+        """Take in what was calculated at one quality."""
+        every: Iterator[NDArray[Any]] = chain(*seen, grids)
+        for copies in every:
+            self.hash.update(copies[0].astype("<i4").tobytes())
+            for copy in copies[1:]:
+                if not np.array_equal(copy, copies[0]):
+                    self.hash.update(copy.astype("<i4").tobytes())
 
     def text(self) -> str:
         return self.hash.hexdigest()
@@ -81,14 +89,16 @@ class _Digest:
 class _Draw:
     """Chooses indices by their frequencies; equal ones in all copies."""
 
-    def __init__(self, seed: int, digest: _Digest) -> None:
-        self.seed, self.digest, self.count = seed, digest, 0
+    def __init__(self, seed: int, sizes: Sequence[int]) -> None:
+        """`sizes`: indices of each level."""
+        self.seed, self.seen = seed, Seen([] for _ in sizes)
+        self.counts = [0, *accumulate(sizes)]  # the number of the next index of each level
 
     def __call__(self, front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.integer[Any]]:
-        self.digest.add(frequencies)
+        self.seen[front.level].append(frequencies)
         _, positions, slices, size = frequencies.shape
-        numbers = _split_mix(self.seed, self.count, positions * slices)
-        self.count += numbers.size
+        numbers = _split_mix(self.seed, self.counts[front.level], positions * slices)
+        self.counts[front.level] += numbers.size
         bounds = frequencies.astype(np.int64).cumsum(axis=-1)
         drawn = (numbers >> np.uint64(64 - TOTAL_BITS)).astype(np.int64)
         indices: NDArray[np.intp] = (bounds <= drawn.reshape(positions, slices, 1)).sum(axis=-1)

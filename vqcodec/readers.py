@@ -66,26 +66,23 @@ class Reader:
             CorruptChunk: the tile is damaged, and `partial` is not set.
         """
         parsed, step = self.parsed, self.parsed.levels_per_part
-        # Only whole parts can be checked.
-        whole = min(-(-self.count // step) * step, parsed.level_count)
-        payload, ends = parsed.tile_payload(tile.number), parsed.tile_word_ends(tile.number)
-        parts = parsed.tile_parts(tile.number)
-        sound: list[IndexGrid] = []
+        parts, sound = parsed.tile_parts(tile.number), list[IndexGrid]()
 
         def check(grids: list[IndexGrid]) -> None:
-            last = len(grids)
-            if last % step and last != parsed.level_count:
-                return  # within a part
-            first = (last - 1) // step * step
-            if container.checksum_indices(grids[first:]) != parts[first // step].check:
-                what = f"levels from {first} on of tile {tile.number} do not match their checksum"
-                raise CorruptChunk(b"payload", 0, what)
+            part = (len(grids) - 1) // step
+            if container.checksum_indices(grids[part * step :]) != parts[part].check:
+                what = f"levels from {part * step} on of tile {tile.number}"
+                raise CorruptChunk(b"payload", 0, f"{what} do not match their checksum")
             sound[:] = grids
 
+        # Only whole parts can be read.
+        streams = parsed.tile_streams(tile.number)[: -(-self.count // step)]
+        if not streams:
+            return [], True
+        shapes = self.shapes(tile)[: min(len(streams) * step, parsed.level_count)]
         # Part by part, so that a forged file is refused long before its last level.
         try:
-            shapes = self.shapes(tile)[:whole]
-            decode_grids(self.model.prior, payload, shapes, parsed.quality, ends, check)
+            decode_grids(self.model.prior, streams, shapes, parsed.quality, step, check)
         except CorruptChunk:
             if not self.partial:
                 raise
