@@ -97,7 +97,7 @@ def parse(data: bytes) -> File:
     refuse_if(quality > 100 or not 1 <= level_count <= 64, "quality or level_count")
 
     parts: list[list[Part]] = [[] for _ in range(ceil_div(height, TILE) * ceil_div(width, TILE))]
-    per_part = ceil_div(level_count, 8)
+    per_part = ceil_div(level_count, 4)
     most = per_part * 262144 * ceil_div(width, 256) * ceil_div(height, 256)
     for tile in parts * ceil_div(level_count, per_part):
         tile.append((reader.varint(), reader.number(2)))
@@ -305,7 +305,7 @@ def decode_tile(
     shape: tuple[int, int],
 ) -> list[Ints]:
     """The grids of a tile with `shape` positions at the coarsest stride, section 4."""
-    grids, per_part = list[Ints](), ceil_div(file.level_count, 8)
+    grids, per_part = list[Ints](), ceil_div(file.level_count, 4)
     base = np.zeros((*shape, prior.tensors["level0.condition"].shape[-1]), np.int64)
     strides = prior.strides[: file.level_count]
     decoders = [RangeDecoder(stream) for stream in streams]
