@@ -1,6 +1,7 @@
 """refine.py: a step that brings what is decoded closer to the picture."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,6 +85,38 @@ def test_the_steps_of_a_block_transform(gain: float, looks: int) -> None:
     torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
 
 
+def test_a_step_that_leads_astray_is_not_taken() -> None:
+    """Of two pictures, the decoder of the second one turns the step around."""
+    torch.manual_seed(0)
+    network = Autoencoder(TINY["residual"])
+    picture, quality = torch.rand(2, 3, 32, 48), torch.tensor([60.0, 60.0])
+    network.initialise(picture)
+    latent = network.encode(picture, quality)
+    start = latent + 0.1 * torch.randn_like(latent)
+
+    def decode(y: torch.Tensor) -> torch.Tensor:
+        wrong = y.detach() + (y - y.detach()) * torch.tensor([1.0, -40.0])[:, None, None, None]
+        return network.decode(wrong, quality)
+
+    def refined(safe: bool) -> torch.Tensor:
+        rest = 2, 5, 2, None, None, safe
+        return refine.refine(Nothing(), decode, start, picture, quality, *rest)
+
+    first, second = refined(safe=True)
+    assert first.equal(refined(safe=False)[0])
+    assert second.equal(start[1]) and not refined(safe=False)[1].equal(start[1])
+
+
+class Nothing(Quantizer):
+    """Takes the latent as it is, for no bits."""
+
+    def __init__(self) -> None:
+        super().__init__(TINY["residual"])
+
+    def forward(self, latent: torch.Tensor, *_: object, **__: object) -> Quantized:
+        return Quantized(latent.detach().clone(), [], torch.zeros(len(latent)))
+
+
 class Choice(Quantizer):
     """Takes what it is given, whatever the latent."""
 
@@ -93,7 +126,7 @@ class Choice(Quantizer):
 
     def forward(self, *_: object, levels: int, beam: int, weights: None, **__: object) -> Quantized:
         assert (levels, beam) == (2, 5)
-        return Quantized(self.latent.detach().clone(), [], torch.zeros(2))
+        return Quantized(self.latent.detach().clone(), [], torch.zeros(3))
 
 
 def test_efforts_differ_in_looks_and_paths(
@@ -104,16 +137,23 @@ def test_efforts_differ_in_looks_and_paths(
     tile = Tile(0, 0, 0, 32, 64)
 
     def write(effort: int) -> list[tuple[container.Part, bytes]]:
-        return list(grids.write_tile(model, rgb, tile, 80, effort, 5))
+        return grids.write_tile(model, rgb, tile, 80, effort, 5)
 
+    real = refine.refine  # and of a model so small looks may not be worth it
+
+    def looking(*arguments: Any, safe: bool) -> torch.Tensor:
+        assert safe
+        return real(*arguments)
+
+    monkeypatch.setattr(refine, "refine", looking)
     written = write(1), write(2)
     asked: list[int] = []
 
     def blind(
-        quantizer: Quantizer, decode: object, latent: torch.Tensor, *rest: object
+        quantizer: Quantizer, decode: object, latent: torch.Tensor, *rest: object, safe: bool
     ) -> torch.Tensor:
         picture, quality, looks, *_ = rest
-        assert isinstance(looks, int)
+        assert isinstance(looks, int) and safe
         asked.append(looks)
         return latent
 

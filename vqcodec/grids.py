@@ -66,8 +66,8 @@ def write_tile(
         if progress:
             progress(count / (looks + 1))
 
-    search = (looks, rough, levels, weights)
-    latent = refine(model.quantizer, decode, latent, picture, exact, *search, looked)
+    search = (looks, rough, levels, weights, looked)
+    latent = refine(model.quantizer, decode, latent, picture, exact, *search, safe=True)
     base = config.base_stride
     latent = windows.within(tile, around, latent, base)
     if weights is not None:

@@ -36,6 +36,7 @@ def refine(
     levels: int | None = None,
     weights: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
+    safe: bool = False,
 ) -> Tensor:
     """Move latents towards what should be quantised instead: damped Gauss-Newton steps.
 
@@ -54,6 +55,9 @@ def refine(
         beam, levels: how codes are searched here, and how many levels will be coded.
         weights: (B, h, w), how much errors count (`perception.weights_for`).
         progress: told how many looks are taken.
+        safe: look once more, at the end, and return the latent that was best, error and marginal
+            bits together. On photographs that is the last or as good; on flat colours and hard
+            edges steps may lead astray.
     Returns:
         (B, D, h, w), to be quantised in place of `latent`.
     Source: latent refinement, Campos et al. (2019), here with the quantiser in the loop; momentum,
@@ -63,13 +67,19 @@ def refine(
     part = between((0, 50, 100), STEPS[quantizer.config.tune], quality)
     usual = between((SAFE, USUAL), (0, 1), quality)
     first, momentum = 1 + (FIRST - 1) * usual, MOMENTUM * usual
-    move = torch.zeros(())
-    for look in range(looks):
-        with torch.enable_grad():
+    move, price = torch.zeros(()), quantizer.lambdas(quality)
+    best, least = latent, torch.full((len(latent),), torch.inf)
+    for look in range(looks + 1 if safe and looks else looks):
+        with torch.set_grad_enabled(look < looks):
             quantized = quantizer(latent, quality, levels=levels, beam=beam, weights=weights)
-            chosen = quantized.latent.requires_grad_()
-            loss = distortion(decode(chosen), picture, weights).sum()
-            (gradient,) = torch.autograd.grad(loss, chosen)
+            chosen = quantized.latent.requires_grad_(look < looks)
+            losses = distortion(decode(chosen), picture, weights)
+            costs = losses.detach() + price * quantized.bits
+            best = torch.where((costs < least)[:, None, None, None], latent, best)
+            least = torch.minimum(costs, least)
+            if look == looks:
+                return best
+            (gradient,) = torch.autograd.grad(losses.sum(), chosen)
         error, pull = scale * (chosen.detach() - latent), gradient / (2 * scale)
         damped = part * (TRUST * _norm(error) / _norm(pull)).clamp(max=1)
         step = damped * (CURVATURE * error - pull)
