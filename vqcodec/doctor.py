@@ -147,7 +147,7 @@ def _here(model: registry.Model) -> Iterator[Check]:
     settings = [(prior, batch) for prior in priors for batch in BATCHES]
     grids = None
     for prior, batch in settings:
-        # Fronts of a few rows get one thread, whatever is set (`exact_prior.MANY_ROWS`).
+        # Fronts of a few rows get one thread, whatever is set (`walk.MANY_ROWS`).
         found, drawn = probe_walk(prior, batch)
         grids = grids or drawn
         yield Check(f"walk, batch {batch}, {prior.dtype.__name__}", found)

@@ -43,14 +43,14 @@ def expected_lengths(
     if not count or not _share(model.config.tune, quality).any():
         return []
     known = [grid.numpy().astype(np.int32) for grid in choose(count)]
-    real = [
-        torch.empty(1, grid[0].size, level.codebook_size)
+    found = [
+        np.empty((1, grid[0].size, level.codebook_size), np.float32)
         for grid, level in zip(known, coded, strict=False)
     ]
     for front, frequencies in walk_known(model.prior, known, round(quality.item())):
-        places = torch.from_numpy(front.rows * known[front.level].shape[2] + front.cols)
-        likely = torch.from_numpy(frequencies[0, :, 0]).float() / TOTAL
-        real[front.level][0, places] = likely.log2_().neg_()
+        places = front.rows * known[front.level].shape[2] + front.cols
+        found[front.level][0, places] = frequencies[0, :, 0]
+    real = [torch.from_numpy(likely).div_(TOTAL).log2_().neg_() for likely in found]
     return [mixed(model.quantizer, k, quality, bits) for k, bits in enumerate(real)]
 
 

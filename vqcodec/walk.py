@@ -42,7 +42,7 @@ TOTAL = 2**24  # frequencies of a position sum to this
 
 AHEAD = 3  # fronts to the furthest tap of a context layer, (1, 1)
 LAG = 2 * AHEAD + 1  # fronts between two levels: the two context layers see 2 * AHEAD ahead
-MANY_ROWS = 64  # in a step; with fewer, a second BLAS thread costs more than it does
+MANY_ROWS = 1024  # in a step; with fewer, as in coding, BLAS threads would be in torch's way
 PAD_FRONTS, PAD_ROWS = 5, 2  # the furthest tap, (-2, -1), lies 5 fronts and 2 rows back
 
 
@@ -267,7 +267,8 @@ class _Run:
         blocks[self.order] = _round(self.clamped[self.slots] @ matrix).reshape(blocks.shape)
         # Column (dy * f + dx) * C' + c is channel c of the finer position (f i + dy, f j + dx).
         blocks = blocks.swapaxes(0, 1).reshape(self.batch, height, width, factor, factor, -1)
-        return blocks.transpose(0, 1, 3, 2, 4, 5).reshape(self.batch, *shape, -1)
+        finer: Array = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(self.batch, *shape, -1)
+        return finer
 
     def _span(self, t: int) -> tuple[int, int]:
         """First and last position of a front; equal where there is none."""
