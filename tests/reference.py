@@ -21,6 +21,7 @@ Part = tuple[int, int]  # an entry of the part table, section 3.1: size, check
 
 TOTAL = 2**24  # the sum of all frequencies, section 4
 TILE = 1024  # pixels, section 2
+LEVELS_PER_PART = 4  # section 2
 MAX_PIXELS = 2**22  # this decoder's own choice, section 6
 AROUND = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 FIRST = [(0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-2, -1), (-2, 0), (-2, 1)]
@@ -89,7 +90,7 @@ def parse(data: bytes) -> File:
     refuse_if(reader.number(1) > 0, "version")
     flags = reader.number(1)
     refuse_if(flags >= 32, "flags")
-    model_id = reader.take(8)
+    model_id = reader.take(4)
     width, height = reader.varint(), reader.varint()
     sides = range(1, 2**24 + 1)
     refuse_if(width not in sides or height not in sides or width * height > MAX_PIXELS, "size")
@@ -97,9 +98,8 @@ def parse(data: bytes) -> File:
     refuse_if(quality > 100 or not 1 <= level_count <= 64, "quality or level_count")
 
     parts: list[list[Part]] = [[] for _ in range(ceil_div(height, TILE) * ceil_div(width, TILE))]
-    per_part = ceil_div(level_count, 4)
-    most = per_part * 262144 * ceil_div(width, 256) * ceil_div(height, 256)
-    for tile in parts * ceil_div(level_count, per_part):
+    most = 1048576 * ceil_div(width, 256) * ceil_div(height, 256)
+    for tile in parts * ceil_div(level_count, LEVELS_PER_PART):
         tile.append((reader.varint(), reader.number(2)))
         refuse_if(not 1 <= tile[-1][0] <= most, "size of a part")
     reader.verify(0)
@@ -305,7 +305,7 @@ def decode_tile(
     shape: tuple[int, int],
 ) -> list[Ints]:
     """The grids of a tile with `shape` positions at the coarsest stride, section 4."""
-    grids, per_part = list[Ints](), ceil_div(file.level_count, 4)
+    grids = list[Ints]()
     base = np.zeros((*shape, prior.tensors["level0.condition"].shape[-1]), np.int64)
     strides = prior.strides[: file.level_count]
     decoders = [RangeDecoder(stream) for stream in streams]
@@ -314,17 +314,17 @@ def decode_tile(
         running = [LevelDecoder(prior, level, file.quality, base) for level in levels]
         for step in range(running[0].fronts + 7 * (len(levels) - 1)):
             for k, one in enumerate(running):
-                one.front(step - 7 * k, decoders[one.level // per_part])
+                one.front(step - 7 * k, decoders[one.level // LEVELS_PER_PART])
             for one, finer in zip(running, running[1:], strict=False):
                 finer.total = prior.add_level(one.level, one.total, one.grid)
         grids += [one.grid for one in running]
         if len(grids) < file.level_count:
             base = prior.add_level(levels[-1], running[-1].total, grids[-1])
     for first, decoder, (_, check) in zip(
-        range(0, file.level_count, per_part), decoders, parts, strict=True
+        range(0, file.level_count, LEVELS_PER_PART), decoders, parts, strict=True
     ):
         decoder.finish()
-        part = grids[first : first + per_part]
+        part = grids[first : first + LEVELS_PER_PART]
         indices = b"".join(grid.astype("<u2").tobytes() for grid in part)
         refuse_if(crc_hqx(indices, 0xFFFF) != check, "check of a part")
     return grids
@@ -344,7 +344,7 @@ def decode(data: bytes, weights: Path) -> list[Ints]:
     """
     file = parse(data)
     digest = sha256(weights.read_bytes()).digest()
-    refuse_if(file.model_id != digest[:8], "other weights than the file names")
+    refuse_if(file.model_id != digest[:4], "other weights than the file names")
     prior = Prior(weights)
     refuse_if(file.level_count > len(prior.strides), "more levels than the model has")
     coarsest = prior.strides[0]

@@ -37,7 +37,7 @@ class FakeCodec(types.ModuleType):
         options["found"](50 if options["quality"] is None else options["quality"])
         parts = (container.Part(7, 7), container.Part(5, 9))
         return container.pack(
-            container.Container(read.width, read.height, 50, b"8 bytes!", 2, parts, bytes(12))
+            container.Container(read.width, read.height, 50, b"4 b!", 8, parts, bytes(12))
         )
 
     def decompress_picture(self, data: bytes, **options: Any) -> image.Picture:
@@ -512,9 +512,9 @@ def test_info_tells_of_whole_and_cut_files() -> None:
     data = Path(vqc("a.vqc")).read_bytes()
     Path("cut.vqc").write_bytes(data[:-7])
     text = run("info", "a.vqc").stdout
-    for part in ("6 x 4", "complete", b"8 bytes!".hex(), "bytes of the parts: 7 5"):
+    for part in ("6 x 4", "complete", b"4 b!".hex(), "bytes of the parts: 7 5"):
         assert part in text
-    assert "cut: 1 of 2 levels" in run("info", "cut.vqc").stdout
+    assert "cut: 4 of 8 levels" in run("info", "cut.vqc").stdout
     Path("bad.vqc").write_bytes(data[:-5] + bytes([data[-5] ^ 1]) + data[-4:])
     assert "damaged" in run("info", "bad.vqc").stdout
     fields = json.loads(run("info", "a.vqc", "--json").stdout)
@@ -546,7 +546,7 @@ def test_verify_goes_on_after_a_bad_file() -> None:
 def test_pixel_limits_are_one_line(command: str) -> None:
     result = run(command, vqc("a.vqc"), "--max-pixels", "23")
     reason = "6 x 4 is more than 23 pixels; --max-pixels sets the limit"
-    line = f"vqcodec: error: a.vqc: chunk b'header' at byte 16: {reason}\n"
+    line = f"vqcodec: error: a.vqc: chunk b'header' at byte 12: {reason}\n"
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", line)
     assert run(command, "a.vqc", "--max-pixels", "24").exit_code == 0
 
@@ -611,10 +611,10 @@ def test_train_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     from vqcodec import registry
 
-    card = registry.ModelCard("photo", "00112233aabbccdd", 12345, "p", "for photographs")
+    card = registry.ModelCard("photo", "0123abcd", 12345, "p", "for photographs")
     monkeypatch.setattr(registry, "models", lambda: [card])
-    assert "photo  00112233aabbccdd       12345  for photographs" in run("models").stdout
-    assert json.loads(run("models", "--json").stdout)["model_id"] == "00112233aabbccdd"
+    assert "photo  0123abcd       12345  for photographs" in run("models").stdout
+    assert json.loads(run("models", "--json").stdout)["model_id"] == "0123abcd"
 
 
 def test_version() -> None:

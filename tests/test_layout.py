@@ -25,7 +25,7 @@ STAGES = {
     "probe": {"exact_prior", "walk"},
     "coder": {"exact_prior", "walk"},
     "container": set(),
-    "registry": {"autoencoder", "quantizer", "exact_prior"},
+    "registry": {"autoencoder", "container", "quantizer", "exact_prior"},
     "allocation": set(),
     "target": set(),
     "refine": {"perception", "quantizer"},

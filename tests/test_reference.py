@@ -116,6 +116,6 @@ def test_a_file_with_a_chunk_is_read() -> None:
     page = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
     block = page.split("```hex\n")[1].split("```")[0]
     example = bytes.fromhex("".join(line.split("#")[0] for line in block.splitlines()))
-    assert reference.parse(example).level_count == 2
+    assert reference.parse(example).level_count == 5
     with pytest.raises(ValueError, match="crc"):
         reference.parse(example[:-1] + bytes([example[-1] ^ 1]))

@@ -12,7 +12,7 @@ from vqcodec.errors import ModelError
 
 def test_a_saved_model_loads(tiny_weights: dict[str, Path]) -> None:
     model = registry.load(str(tiny_weights["residual"]))
-    assert len(model.model_id) == 8
+    assert len(model.model_id) == 4
     assert [level.stride for level in model.config.levels] == [16, 16, 8, 8, 4]
     assert model.autoencoder.dim == 12 and model.quantizer.dim == 12
     assert registry.find(model.model_id, str(tiny_weights["residual"])) is model

@@ -265,7 +265,7 @@ def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[s
         "surplus_bytes": parsed.surplus,
         "levels": parsed.level_count,
         "levels_present": parsed.levels_present,
-        "levels_per_part": parsed.levels_per_part,
+        "levels_per_part": container.LEVELS_PER_PART,
         "part_bytes": [sum(sizes[k : k + tiles]) for k in range(0, len(sizes), tiles)],
         "chunks": {kind.decode(): len(body) for kind, body in parsed.chunks},
         "chunks_lost": [kind.decode() for kind in parsed.lost],

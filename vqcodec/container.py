@@ -31,18 +31,19 @@ __all__ = [
     "ALPHA",
     "EXIF",
     "ICC",
+    "LEVELS_PER_PART",
     "MAGIC",
     "MAX_LEVELS",
     "MAX_METADATA_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE",
+    "MODEL_ID_BYTES",
     "TILE",
     "VERSION",
     "XMP",
     "Container",
     "Part",
     "checksum_indices",
-    "levels_per_part",
     "part_count",
     "tile_count",
     "pack",
@@ -64,7 +65,8 @@ _KNOWN_FLAGS: Final = _GREY_FLAG | sum(_CHUNK_FLAGS.values())
 MAX_SIDE: Final = 2**24  # samples
 MAX_PIXELS: Final = 500_000_000  # default of `parse`
 MAX_LEVELS: Final = 64
-MAX_PARTS: Final = 4  # of a tile; each takes about 5 bytes
+LEVELS_PER_PART: Final = 4  # the last one may have fewer; a part takes about 5 bytes
+MODEL_ID_BYTES: Final = 4
 TILE: Final = 1024  # no tile is larger than this, in pixels on a side
 MAX_METADATA_BYTES: Final = 2**26  # per ICC, EXIF or XMP chunk
 _BLOCK: Final = 256  # no model pads further than to a multiple of this
@@ -90,9 +92,9 @@ class Container:
     Attributes:
         width, height: size of the unpadded picture in pixels, 1..2**24 each.
         quality: 0..100.
-        model_id: first 8 bytes of the SHA-256 of the weights file.
+        model_id: first 4 bytes of the SHA-256 of the weights file.
         level_count: 1..64.
-        parts: one entry per `levels_per_part` levels, coarse first, and tile, row by row: all
+        parts: one entry per `LEVELS_PER_PART` levels, coarse first, and tile, row by row: all
             tiles of the first part, then all tiles of the second.
         payload: the streams in the order of `parts`; shorter than the part table says only when
             a cut file was parsed.
@@ -121,12 +123,12 @@ class Container:
 
     def __post_init__(self) -> None:
         _check_ranges(self.width, self.height, self.quality, self.level_count)
-        if len(self.model_id) != 8:
-            raise ValueError(f"model_id has {len(self.model_id)} bytes instead of 8")
+        if len(self.model_id) != MODEL_ID_BYTES:
+            raise ValueError(f"model_id has {len(self.model_id)} bytes, not {MODEL_ID_BYTES}")
         tiles = tile_count(self.width, self.height)
         if len(self.parts) != part_count(self.level_count) * tiles:
             raise ValueError(f"{len(self.parts)} parts: {self.level_count} levels, {tiles} tiles")
-        most = _max_part_bytes(self.levels_per_part, self.width, self.height)
+        most = _max_part_bytes(self.width, self.height)
         for entry in self.parts:
             if not (1 <= entry.size <= most and 0 <= entry.check <= 0xFFFF):
                 raise ValueError(f"{entry} is out of range")
@@ -141,11 +143,6 @@ class Container:
         for kind, data in self.chunks:
             if len(data) > _max_chunk_bytes(kind, self.width, self.height):
                 raise ValueError(f"chunk {kind!r} is too large: {len(data)} bytes")
-
-    @property
-    def levels_per_part(self) -> int:
-        """Every part has so many levels; the last one may have fewer."""
-        return levels_per_part(self.level_count)
 
     @property
     def payload_size(self) -> int:
@@ -175,7 +172,7 @@ class Container:
     def levels_present(self) -> int:
         """How many levels, from the coarsest on, have arrived for every tile."""
         entries = sum(end <= len(self.payload) for end in self._offsets[1:])
-        return min(entries // self._tiles * self.levels_per_part, self.level_count)
+        return min(entries // self._tiles * LEVELS_PER_PART, self.level_count)
 
     @property
     def complete(self) -> bool:
@@ -197,14 +194,9 @@ def _check_ranges(width: int, height: int, quality: int, level_count: int) -> No
         raise ValueError(f"{level_count} levels instead of 1..{MAX_LEVELS}")
 
 
-def levels_per_part(level_count: int) -> int:
-    """As few as make at most `MAX_PARTS` parts: a level alone is seldom worth an entry's bytes."""
-    return max(1, -(-level_count // MAX_PARTS))
-
-
 def part_count(level_count: int) -> int:
     """Parts of each tile."""
-    return -(-level_count // levels_per_part(level_count))
+    return -(-level_count // LEVELS_PER_PART)
 
 
 def tile_count(width: int, height: int) -> int:
@@ -328,7 +320,7 @@ def _parse_header(reader: _Reader, max_pixels: int) -> Container:
     flags = reader.take(1)[0]
     if flags & ~_KNOWN_FLAGS:
         raise reader.corrupt(f"unknown flags 0x{flags & ~_KNOWN_FLAGS:02x}")
-    model_id = reader.take(8)
+    model_id = reader.take(MODEL_ID_BYTES)
     width, height = reader.varint(), reader.varint()
     if width * height > max_pixels:
         size = f"{width} x {height} is more than {max_pixels} pixels"
@@ -392,11 +384,11 @@ def _parse_chunks(
     return tuple(chunks), tuple(lost)
 
 
-def _max_part_bytes(levels: int, width: int, height: int) -> int:
-    """Most bytes that so many levels of a tile can have: for each level, four for every pixel of
-    the padded picture are more than any needs."""
+def _max_part_bytes(width: int, height: int) -> int:
+    """Most bytes of a part: for each level, four for every pixel of the padded picture are more
+    than any needs."""
     blocks = -(-width // _BLOCK) * -(-height // _BLOCK)
-    return min(4 * levels * blocks * _BLOCK**2, 2**32 - 1)
+    return min(4 * LEVELS_PER_PART * blocks * _BLOCK**2, 2**32 - 1)
 
 
 def _max_chunk_bytes(kind: bytes, width: int, height: int) -> int:

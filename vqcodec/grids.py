@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vqcodec import container, registry, windows
 from vqcodec.coder import IndexGrid, encode_grids
-from vqcodec.container import MAX_PIXELS, Container, Part, levels_per_part
+from vqcodec.container import MAX_PIXELS, Container, Part
 from vqcodec.errors import CorruptChunk, RegionError
 from vqcodec.readers import Reader, read_tiles
 from vqcodec.registry import Model
@@ -81,7 +81,7 @@ def write_tile(
     lengths = expected_lengths(model, roughly, exact, levels) if looks else ()
     chosen = choose(levels=levels, beam=beam, lengths=lengths)
     grids: list[IndexGrid] = [grid[0].numpy().astype(np.int32) for grid in chosen.grids]
-    step = levels_per_part(levels)
+    step = container.LEVELS_PER_PART
     parts = [grids[first : first + step] for first in range(0, levels, step)]
     return [
         (Part(len(stream), container.checksum_indices(part)), stream)

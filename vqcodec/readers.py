@@ -65,7 +65,7 @@ class Reader:
         Raises:
             CorruptChunk: the tile is damaged, and `partial` is not set.
         """
-        parsed, step = self.parsed, self.parsed.levels_per_part
+        parsed, step = self.parsed, container.LEVELS_PER_PART
         parts, sound = parsed.tile_parts(tile.number), list[IndexGrid]()
 
         def check(grids: list[IndexGrid]) -> None:

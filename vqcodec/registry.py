@@ -1,7 +1,7 @@
 """Model name or id -> weights file, its SHA-256, the loaded model.
 
 A weights file is `weights/NAME.safetensors`: tensors only, the configuration as JSON in its
-metadata. A `.vqc` file names its model by the first 8 bytes of the SHA-256 of the weights file.
+metadata. A `.vqc` file names its model by the first 4 bytes of the SHA-256 of the weights file.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from vqcodec.config import RATE_BINS, ModelConfig, Tuning
+from vqcodec.container import MODEL_ID_BYTES
 from vqcodec.errors import ModelError
 
 if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
@@ -45,7 +46,7 @@ class ModelCard:
     """What a user is told about a weights file."""
 
     name: str
-    model_id: str  # 16 hexadecimal digits
+    model_id: str  # 8 hexadecimal digits
     num_bytes: int
     path: str
     note: str
@@ -182,11 +183,11 @@ def least_numbers(config: ModelConfig) -> int:
 
 @lru_cache(maxsize=32)
 def _hash(path: Path, mtime_ns: int) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()[:8]
+    return hashlib.sha256(path.read_bytes()).digest()[:MODEL_ID_BYTES]
 
 
 def hash_file(path: Path) -> bytes:
-    """Model id: the first 8 bytes of the SHA-256 of a weights file."""
+    """Model id: the first 4 bytes of the SHA-256 of a weights file."""
     try:
         return _hash(path.resolve(), path.stat().st_mtime_ns)
     except OSError as error:

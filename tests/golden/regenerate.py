@@ -61,7 +61,7 @@ def write_bad() -> None:
     from vqcodec import container
 
     good, bad = (HERE / "tiny.vqc").read_bytes(), HERE.parent / "bad"
-    stranger = replace(container.parse(good), model_id=bytes(8))
+    stranger = replace(container.parse(good), model_id=bytes(4))
     files = {
         "empty-NotVqcodecFile": b"",
         "text-NotVqcodecFile": b"not a picture at all\n",
