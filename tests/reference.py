@@ -252,11 +252,11 @@ class Prior:
         weight, e = self.matrix(f"{name}.residual")
         return clamp(h + rounded((a * g >> 7) @ weight, e + 2))
 
-    def frequencies(self, level: int, quality: int, h: Ints) -> Iterator[Ints]:
-        """*Frequencies* of each slice of a position."""
+    def frequencies(self, level: int, quality: int, h: Ints, w: Ints) -> Iterator[Ints]:
+        """*Frequencies* of each slice of a position, with the tally's w (S, K)."""
         weight, e = self.matrix(f"level{level}.output")
         bias = self.tensors[f"level{level}.output.bias"][16 * quality // 101]
-        for logits in np.split(rounded(h @ weight + bias, e - 1), self.slices[level]):
+        for logits in rounded(h @ weight + bias, e - 1).reshape(w.shape) + (w >> 4):
             r = self.tensors["table"][np.minimum(logits.max() - logits, 1023)]
             frequencies = 1 + r * (TOTAL - len(r)) // r.sum()
             frequencies[np.argmax(logits)] += TOTAL - frequencies.sum()
@@ -274,6 +274,11 @@ class LevelDecoder:
         shape = (prior.layers + 2, height + 4, width + 4, channels)
         self.embedded, *self.hidden = np.zeros(shape, np.int64)
         self.fronts = width + 2 * (height - 1)
+        # Section 5, *Tally*: w and e; n and g of the front that is being decoded
+        columns = prior.tensors[f"level{level}.output.weight"].shape[1]
+        self.w, self.e, self.n, self.g = np.zeros(
+            (4, prior.slices[level], columns // prior.slices[level]), np.int64
+        )
 
     def front(self, t: int, decoder: RangeDecoder) -> None:
         """Decode the positions with j + 2 i = t, if there are any."""
@@ -281,6 +286,10 @@ class LevelDecoder:
         for i in range(height):
             if 0 <= t - 2 * i < width:
                 self.position(i, t - 2 * i, decoder)
+        steps = 2048 * (self.n - self.g) // (self.n + self.g + 2 * self.e + 6 * TOTAL)
+        self.w = np.clip(self.w + steps, -16384, 16384)
+        self.e = np.minimum(self.e + self.g, 64 * TOTAL)
+        self.n[:], self.g[:] = 0, 0
 
     def position(self, i: int, j: int, decoder: RangeDecoder) -> None:
         prior, name = self.prior, self.prior.strides[self.level]
@@ -292,8 +301,11 @@ class LevelDecoder:
             seen = np.concatenate([patch(self.hidden[n], i, j, GATE), ctx])
             h = prior.causal_layer(f"{name}.{n}", seen, h)
             self.hidden[n + 1][i + 2, j + 2] = h
-        rows = prior.frequencies(self.level, self.quality, h)
-        self.grid[i, j] = [decoder.decode(frequencies) for frequencies in rows]
+        for s, frequencies in enumerate(prior.frequencies(self.level, self.quality, h, self.w)):
+            index = decoder.decode(frequencies)
+            self.grid[i, j, s] = index
+            self.n[s, index] += TOTAL
+            self.g[s] += frequencies
         self.embedded[i + 2, j + 2] = prior.embed(self.level, self.grid[i, j])
 
 

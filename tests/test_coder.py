@@ -209,7 +209,8 @@ def test_streams_are_as_long_as_the_cross_entropy_says(gain: float) -> None:
     ideal = [bits / 8 for bits in cross_entropy_bits(prior, [g[None] for g in grids], QUALITY)]
     assert sum(ideal) > 200
     for stream, size in zip(encode_grids(prior, grids, QUALITY, 1), ideal, strict=True):
-        assert size - 0.01 <= len(stream) <= 1.001 * size + 1.5
+        # One in 256 numbers as long as a range has a byte less; its length says so.
+        assert size - 1 <= len(stream) <= 1.001 * size + 1.5
 
 
 @settings(deadline=None, max_examples=60)

@@ -180,6 +180,38 @@ class Reference:
         result[values.index(best)] += 2**24 - sum(result)
         return result
 
+    def coded(self, logits: NDArray[np.int64], grid: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Frequencies (h, w, S, K) of one level, each slice with a tally of its own."""
+        (height, width, slices), found = grid.shape, np.empty_like(logits)
+        for s in range(slices):
+            tally = TallyReference(logits.shape[3])
+            for t in range(width + 2 * height):
+                front = [(i, t - 2 * i) for i in range(height) if 0 <= t - 2 * i < width]
+                for i, j in front:
+                    found[i, j, s] = self.frequencies(logits[i, j, s] + tally.added())
+                if front:
+                    rows, cols = map(list, zip(*front, strict=True))
+                    tally.learn(grid[rows, cols, s], found[rows, cols, s])
+        return found
+
+
+class TallyReference:
+    """Section 5, *Tally*, in Python's integers."""
+
+    def __init__(self, size: int) -> None:
+        self.correction, self.expected = [0] * size, [0] * size
+
+    def added(self) -> NDArray[np.int64]:
+        return np.array([w // 16 for w in self.correction])
+
+    def learn(self, indices: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
+        for k in range(len(self.correction)):
+            n, e = indices.tolist().count(k) << 24, sum(int(row[k]) for row in rows)
+            sums = n + e + 2 * self.expected[k] + 6 * 2**24
+            step = 2048 * (n - e) // sums
+            self.correction[k] = min(max(self.correction[k] + step, -(2**14)), 2**14)
+            self.expected[k] = min(self.expected[k] + e, 2**30)
+
 
 def expected(
     tensors: Tensors, grids: Sequence[NDArray[np.int64]], quality: int
@@ -189,9 +221,9 @@ def expected(
     for level in range(len(grids)):
         pictures = []
         for b in range(len(grids[0])):
-            logits = reference.logits([grid[b] for grid in grids], level, quality)
-            rows = [reference.frequencies(row) for row in logits.reshape(-1, logits.shape[3])]
-            pictures.append(np.array(rows).reshape(logits.shape))
+            picture = [grid[b] for grid in grids]
+            logits = reference.logits(picture, level, quality)
+            pictures.append(reference.coded(logits, picture[level]))
         levels.append(np.stack(pictures))
     return levels
 

@@ -31,6 +31,7 @@ from vqcodec.exact_prior import (
     clip_activations,
 )
 from vqcodec.resources import limit_blas
+from vqcodec.tally import Tally
 
 __all__ = ["Front", "TOTAL", "cross_entropy_bits", "walk", "walk_known"]
 
@@ -214,6 +215,7 @@ class _Run:
         # (2, levels, C): what is added in the context layers, 32 steps per unit
         self.conditions = np.stack([tables.condition[quality] for tables in self.tables], 1) / 8
         self.bias = [tables.bias[quality * RATE_BINS // QUALITIES] for tables in self.tables]
+        self.tally = Tally([tables.embedding.shape[:2] for tables in self.tables], batch)
 
     def step(self, step: int) -> list[tuple[Front, Frequencies]]:
         """The fronts of this step, coarse first; `place` must follow."""
@@ -223,18 +225,20 @@ class _Run:
         self.where, lanes = self._rows(due)
         h = self._network(self.where, self._second_context(self.where, lanes))
         start, found = 0, []
-        for level, tables, bias, t in zip(self.levels, self.tables, self.bias, due, strict=True):
+        for k, (tables, t) in enumerate(zip(self.tables, due, strict=True)):
             first, last = self._span(t)
             if first == last:
                 continue
             stop = start + (last - first) * self.batch
-            logits = h[start:stop] @ tables.output
-            logits += bias
+            logits = (h[start:stop] @ tables.output).reshape(last - first, self.batch, -1)
+            logits += self.bias[k]
             np.floor(logits, out=logits)
+            logits += self.tally.steps[k]
             slices, size, _ = tables.embedding.shape
-            shares = self._normalise(logits.reshape(-1, size))
-            frequencies = shares.reshape(last - first, self.batch, slices, size).swapaxes(0, 1)
-            front = Front(level, self.rows[first:last], self.cols[first:last])
+            shares = self._normalise(logits.reshape(-1, size)).reshape(logits.shape)
+            self.tally.expect(k, shares)
+            frequencies = shares.reshape(*logits.shape[:2], slices, size).swapaxes(0, 1)
+            front = Front(self.levels[k], self.rows[first:last], self.cols[first:last])
             found.append((front, frequencies))
             start = stop
         return found
@@ -249,6 +253,7 @@ class _Run:
             )
             for front, indices in chosen
         ]
+        self.tally.learn([(front.level - self.levels[0], indices) for front, indices in chosen])
         rows = np.concatenate(embedded)
         self.features[0][self.where] = rows
         rows += self.total[self.where]
