@@ -33,7 +33,7 @@ STAGES = {
     "lengths": {"quantizer", "refine", "registry", "walk"},
     "tiles": {"container"},
     "readers": {"coder", "container", "registry", "tiles"},
-    "windows": {"image", "registry", "tiles"},
+    "windows": {"image", "registry", "resources", "tiles"},
     "grids": {
         *("coder", "container", "lengths", "perception", "readers", "refine", "registry"),
         *("resources", "tiles", "windows"),

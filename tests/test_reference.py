@@ -13,7 +13,7 @@ import pytest
 import reference
 import reference_networks
 
-from vqcodec import codec, registry
+from vqcodec import codec, registry, windows
 from vqcodec.grids import read_grids
 
 GOLDEN = Path(__file__).parent / "golden" / "v0"
@@ -45,8 +45,8 @@ def test_the_golden_files_decode_to_their_indices(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-tiles", "photo-q10", "photo-q90", "photo-ssim-q50"])
-def test_the_networks_give_the_same_samples(name: str) -> None:
-    """To a grey level, where rounding goes the other way."""
+def test_the_networks_give_the_same_samples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To half a grey level of what is not rounded yet; in bfloat16, where that is fast, to two."""
     data = (GOLDEN / f"{name}.vqc").read_bytes()
     model = str(WEIGHTS) if name.startswith("tiny") else None
     found = read_grids(data, model=model)
@@ -54,8 +54,9 @@ def test_the_networks_give_the_same_samples(name: str) -> None:
     file, path = found.container, Path(model or shipped[found.container.model_id])
     grids = [grid.astype(np.int64) for grid in found.grids]
     want = reference_networks.samples(path, grids, file.quality, file.height, file.width)
-    got = codec.decompress_picture(data, model=model).rgb
-    assert np.abs(want - got).max() < 0.51
+    assert np.abs(want - codec.decompress_picture(data, model=model).rgb).max() < 2.5
+    monkeypatch.setattr(windows, "fast_bfloat16", lambda: False)
+    assert np.abs(want - codec.decompress_picture(data, model=model).rgb).max() < 0.51
 
 
 @pytest.mark.parametrize(

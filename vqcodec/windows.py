@@ -8,12 +8,17 @@ from numpy.typing import NDArray
 
 from vqcodec import image
 from vqcodec.registry import Model
+from vqcodec.resources import fast_bfloat16
 from vqcodec.tiles import Tile, split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = ["decode", "encode", "needed", "pixels", "within"]
+
+# Up to this quality the decoder may round to bfloat16, which takes less than half of its time: it
+# costs 0.001 dB there, and 0.02 at quality 100. Experiment 46.
+ROUGH = 64
 
 
 def pixels(model: Model, rgb: NDArray[np.uint8], box: Tile) -> "Tensor":
@@ -64,6 +69,7 @@ def decode(
     import torch
 
     told = torch.tensor([quality])
+    rounding = torch.autocast("cpu", torch.bfloat16, quality <= ROUGH and fast_bfloat16())
     for tile, window in _windows(model, height, width, box):
         with torch.no_grad():
             parts = [
@@ -72,7 +78,9 @@ def decode(
             ]
             base = model.config.base_stride
             shape = (window.bottom - window.top) // base, (window.right - window.left) // base
-            x = model.autoencoder.decode(model.quantizer.dequantize(parts, *shape), told)[0]
+            latent = model.quantizer.dequantize(parts, *shape)
+            with rounding:
+                x = model.autoencoder.decode(latent, told)[0]
             top, left = tile.top - window.top, tile.left - window.left
             x = x[:, top : top + tile.bottom - tile.top, left : left + tile.right - tile.left]
             samples = x.clamp(0, 1).mul_(255).round_().to(torch.uint8)
