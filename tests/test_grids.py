@@ -93,7 +93,7 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
     if effort == 0:  # where what was chosen is known
         for tile, levels in by_tile(data, model, found.grids):
             latent = windows.encode(loaded, source, tile, 99)
-            *_, beam = grids.EFFORTS[0]
+            *_, beam = grids.EFFORTS["psnr"][0]
             chosen = loaded.quantizer(latent, torch.tensor([99]), beam=beam).grids
             for got, want in zip(levels, chosen, strict=True):
                 np.testing.assert_array_equal(got, want[0].numpy())

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vqcodec import container, registry, windows
 from vqcodec.coder import IndexGrid, encode_grids
+from vqcodec.config import Tuning
 from vqcodec.container import MAX_PIXELS, Container, Part
 from vqcodec.errors import CorruptChunk, RegionError
 from vqcodec.readers import Reader, read_tiles
@@ -21,7 +22,11 @@ __all__ = ["Grids", "read_grids", "write_tile"]
 
 # Per effort: looks at what the choice so far decodes to, paths followed up in these, and at last.
 # With looks, the last choice goes by what the prior expects too, not by marginal lengths alone.
-EFFORTS = ((0, 2, 16), (3, 12, 48), (8, 16, 64))
+# MS-SSIM is no square, which a few steps would find the least of: experiment 47.
+EFFORTS: dict[Tuning, tuple[tuple[int, int, int], ...]] = {
+    "psnr": ((0, 2, 16), (3, 12, 48), (8, 16, 64)),
+    "ssim": ((0, 2, 16), (6, 12, 48), (12, 16, 64)),
+}
 MARGIN = 32  # pixels of the neighbouring tiles that a look decodes
 
 
@@ -54,7 +59,7 @@ def write_tile(
     around = tile.window(MARGIN, config.strides[0], *config.padded(*rgb.shape[:2]))
     latent, picture = windows.encode(model, rgb, around, told), windows.pixels(model, rgb, around)
     weights = weights_for(config, picture)
-    looks, rough, beam = EFFORTS[effort]
+    looks, rough, beam = EFFORTS[config.tune][effort]
     exact, rounded = torch.tensor([quality]), torch.tensor([told])
     bfloat16 = fast_bfloat16()  # as in training; then a look takes a third less time
 
