@@ -101,6 +101,11 @@ class Autoencoder(nn.Module):
         self.fine_blocks = Blocks(fine, n_fine)
         self.decoder_out = zero(nn.Conv2d(fine, 3 * (self.stride // 2) ** 2, 3, padding=1))
 
+    def decoder_branch(self) -> nn.ModuleList:
+        """The networks that `decode` alone uses; the quality's embedding is the encoder's, too."""
+        ends = self.decoder_in, self.down, self.up, self.refine, self.decoder_out
+        return nn.ModuleList([*ends, self.coarse_blocks, self.middle_blocks, self.fine_blocks])
+
     def transform(self, x: Tensor) -> Tensor:
         """All 3 s s KLT coordinates of a picture, (B, 3 s s, H/s, W/s)."""
         blocks = F.pixel_unshuffle(x - 0.5, self.stride)

@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event, current_thread, main_thread
 from typing import Any
@@ -26,19 +26,20 @@ class Loop:
     def __init__(
         self,
         name: str,
-        model: nn.Module,
+        peaks: Mapping[nn.Module, float],
         minutes: float,
         steps: int | None,
         *,
-        peak: float,
         average: float,
     ) -> None:
-        self.name, self.model, self.peak = name, model, peak
+        """`peaks`: the networks that learn, and the highest learning rate of each."""
+        self.name, self.model = name, nn.ModuleList(peaks)
         self.minutes, self.steps = minutes, steps
         self.step, self.elapsed = 0, 0.0  # seconds, over all sessions
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=peak, weight_decay=0, fused=True)
+        groups = [{"params": list(m.parameters()), "peak": peak} for m, peak in peaks.items()]
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0, fused=True)
         moving = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
-        self.averaged = AveragedModel(model, multi_avg_fn=moving)
+        self.averaged = AveragedModel(self.model, multi_avg_fn=moving)
 
     @property
     def progress(self) -> float:
@@ -62,12 +63,12 @@ class Loop:
         """One optimizer step: warm-up over the first 2 %, then a cosine to 1 % of the peak."""
         progress = min(self.progress, 1.0)
         cosine = 0.505 + 0.495 * math.cos(math.pi * max(0.0, progress - 0.02) / 0.98)
-        rate = self.peak * (max(progress / 0.02, 0.02) if progress < 0.02 else cosine)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        rate = max(progress / 0.02, 0.02) if progress < 0.02 else cosine
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["peak"]
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
 

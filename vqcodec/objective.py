@@ -1,18 +1,27 @@
-"""What training minimises: the rate-distortion loss of the autoencoder, the bits of the prior."""
+"""What training minimises: the autoencoder's rate-distortion loss, the prior's bits, errors."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from vqcodec.autoencoder import Autoencoder
-from vqcodec.config import RATE_BINS
+from vqcodec.config import RATE_BINS, Tuning
 from vqcodec.perception import distortion, weights_for
 from vqcodec.prior import Prior
 from vqcodec.quantizer import Quantizer, rate_bins
 from vqcodec.refine import refine
 
-__all__ = ["LOOKS", "AutoencoderObjective", "look", "prior_loss", "proxy_bits", "spread_quality"]
+__all__ = [
+    "LOOKS",
+    "AutoencoderObjective",
+    "DecoderObjective",
+    "look",
+    "prior_loss",
+    "proxy_bits",
+    "spread_quality",
+]
 
 COMMITMENT = 0.3  # weight of |latent - quantised latent|^2 (van den Oord et al. 2017)
 PARTIAL_LEVELS = 0.1  # share of steps that decode only the first levels
@@ -96,6 +105,57 @@ class AutoencoderObjective:
         parts = {"mse": squares, "bpp": bpp}
         parts["commit"] = left.detach().flatten(1).sum(1) / (3 * pixels)
         return total.mean(), parts
+
+
+class DecoderObjective:
+    """How far off the pictures are that codes decode to, for the decoder network alone.
+
+    Pictures count as ratios of errors, as PSNR has it; not so crops, or the flat ones, which a
+    network can halve the error of, would rule. So each counts by OWN of its own error and what is
+    usual at its quality. MS-SSIM is no logarithm: the mean over pictures is that of the sums.
+    """
+
+    OWN: ClassVar[dict[Tuning, float]] = {"psnr": 0.5, "ssim": 0.0}
+    LEAST, MOST = 0.03, 8.0  # of the say of a crop
+
+    def __init__(self) -> None:
+        self.usual = torch.full((RATE_BINS,), torch.nan)  # logarithm of the error
+
+    def __call__(
+        self,
+        autoencoder: Autoencoder,
+        quantizer: Quantizer,
+        x: Tensor,
+        grids: list[Tensor],
+        quality: Tensor,
+        coded: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Loss (), and the squared error of each picture (B,), a mean.
+
+        Args:
+            x: (B, 3, H, W) in 0..1.
+            grids: (B, h_l, w_l, S_l) int64, of all levels.
+            quality: (B,) int64 in 0..100.
+            coded: (B,) how many levels a file of that quality has; the others are taken for zero.
+        """
+        kept = [grid * (coded > k)[:, None, None, None] for k, grid in enumerate(grids)]
+        whole = bool(torch.rand(()) >= PARTIAL_LEVELS)
+        if not whole:
+            kept = kept[: int(torch.randint(1, len(kept) + 1, ()))]
+        stride = quantizer.config.base_stride
+        latent = quantizer.dequantize(kept, x.shape[2] // stride, x.shape[3] // stride)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            picture = autoencoder.decode(latent, quality)
+        loss = distortion(picture, x, weights_for(quantizer.config, x))
+        error = loss.detach().clamp(min=1e-6)
+        say = torch.ones(len(x))
+        if whole:
+            bins = rate_bins(quality)
+            usual = torch.where(self.usual[bins].isnan(), error.log(), self.usual[bins])
+            self.usual[bins] = usual.lerp(error.log(), 0.02)
+            own = self.OWN[quantizer.config.tune]
+            say = ((1 - own) * (error.log() - usual)).exp().clamp(self.LEAST, self.MOST)
+        return (say * loss / error).mean(), (picture.detach() - x).square().flatten(1).mean(1)
 
 
 def look(

@@ -7,7 +7,7 @@ states of the random generators.
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,14 +17,21 @@ from torch import Tensor, nn
 
 from vqcodec import registry
 from vqcodec.checkpoint import Checkpoint, Saved
-from vqcodec.config import PRESETS, ModelConfig
+from vqcodec.config import PRESETS, ModelConfig, Tuning
 from vqcodec.data import CropSource, drawn_pictures, load_folder
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze, thaw, unfrozen
 from vqcodec.lengths import mixed, single
 from vqcodec.loop import Loop, Meter, Record, deferred_interrupts
-from vqcodec.objective import LOOKS, AutoencoderObjective, look, prior_loss, spread_quality
+from vqcodec.objective import (
+    LOOKS,
+    AutoencoderObjective,
+    DecoderObjective,
+    look,
+    prior_loss,
+    spread_quality,
+)
 from vqcodec.perception import weights_for
 from vqcodec.probe import probe
 from vqcodec.run import Keeper, Report, Run, TrainOptions, checkpoint_of
@@ -36,6 +43,8 @@ LOOKING_FROM = 0.5  # of a first run on; before, networks change more than a loo
 TURNS = 4  # of the prior with the same crops, for other levels: choosing codes takes longer
 FIRST_BEAM, CODING_BEAM = 4, 16  # paths when the prior is trained; coding follows up 12 and 48
 CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
+# Learning rates of the decoder network on what coding chooses: experiment 48.
+DECODER_PEAKS: dict[Tuning, float] = {"psnr": 6e-5, "ssim": 1.5e-4}
 
 
 @memory_errors()
@@ -173,7 +182,7 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
     objective = AutoencoderObjective()
     state.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     peak = 5e-4 * (CONTINUED if state.pretrained else 1)
-    loop = _loop("autoencoder", state.autoencoder, options, peak=peak, average=0.999)
+    loop = _loop("autoencoder", {state.autoencoder: peak}, options, average=0.999)
     keeper = Keeper(state, checkpoint, loop, {"bits_per_proxy": objective.bits_per_proxy})
     if not keeper.enter(saved):
         return
@@ -200,14 +209,21 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
 
 
 def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
-    """The prior, on the indices of the finished autoencoder; a few levels per turn."""
+    """The prior, on indices as coding chooses them; a few levels per turn.
+
+    Of a model that was trained before, the decoder network learns from these, too.
+    """
     options, config = state.options, state.config
-    peak = 1.5e-3 * (CONTINUED if state.pretrained else 1)
-    loop = _loop("prior", state.prior, options, peak=peak, average=0.998)
+    peaks: dict[nn.Module, float] = {state.prior: 1.5e-3 * (CONTINUED if state.pretrained else 1)}
+    decoder = DecoderObjective() if state.pretrained else None
+    if decoder:
+        state.autoencoder.embedding.requires_grad_(False)
+        peaks[state.autoencoder.decoder_branch()] = DECODER_PEAKS[config.tune]
+    loop = _loop("prior", peaks, options, average=0.998)
     begun = saved is not None and saved.meta["phase"] == "prior"
     if not (state.pretrained or begun):
         state.prior.initialise(state.quantizer.code_lengths(), *state.quantizer.geometry())
-    keeper = Keeper(state, checkpoint, loop, {})
+    keeper = Keeper(state, checkpoint, loop, {"usual": decoder.usual} if decoder else {})
     if not keeper.enter(saved):
         return
     state.autoencoder.eval()
@@ -222,7 +238,12 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
         grids = _coded(state, x, quality, coded)
         for levels in _turns(config):
             loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)
-            if per_index:
+            if decoder:
+                error, mse = decoder(state.autoencoder, state.quantizer, x, grids, quality, coded)
+                loss = loss + error
+                quarter = (quality / 25).long().clamp(max=3)
+                meter.add("psnr", quarter, -10 * torch.log10(mse.clamp(min=1e-8)), 4)
+            if per_index or decoder:
                 loop.descend(loss)
             for level, bits in per_index.items():
                 slot = torch.tensor([level])
@@ -238,12 +259,13 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
 
 
 def _loop(
-    name: str, model: nn.Module, options: TrainOptions, *, peak: float, average: float
+    name: str, peaks: Mapping[nn.Module, float], options: TrainOptions, *, average: float
 ) -> Loop:
     share = options.prior_share if name == "prior" else 1 - options.prior_share
     steps = None if options.steps is None else round(options.steps * share)
-    peak *= max(1.0, options.batch / 8) ** 0.5  # larger batches have truer gradients
-    return Loop(name, model, options.minutes * share, steps, peak=peak, average=average)
+    truer = max(1.0, options.batch / 8) ** 0.5  # gradients of larger batches
+    peaks = {model: peak * truer for model, peak in peaks.items()}
+    return Loop(name, peaks, options.minutes * share, steps, average=average)
 
 
 def _turns(config: ModelConfig) -> Iterator[list[int]]:
