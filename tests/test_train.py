@@ -161,15 +161,20 @@ def test_looks_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> Non
     assert errors[1] < 0.99 * errors[0]
 
 
+@pytest.mark.parametrize("continued", [False, True])
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tiny_weights: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    continued: bool,
 ) -> None:
     class Killed(Exception):
         pass
 
     monkeypatch.setattr(train_run, "CHECKPOINT_MINUTES", 0.0)
-    straight = options(tmp_path / "a")
-    stopped = options(tmp_path / "b")
+    init = tiny_weights["vq-vae-2"] if continued else None
+    straight = options(tmp_path / "a", init=init)
+    stopped = options(tmp_path / "b", init=init)
     for each in (straight, stopped):
         each.output.parent.mkdir()
     train.run(straight, ignore)
