@@ -194,8 +194,8 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
         looks = LOOKS if looking else 0
         loss, parts = objective(state.autoencoder, quantizer, x, quality, looks)
         loop.descend(loss)
-        quarter = (quality / 25).long().clamp(max=3)
-        parts["psnr"] = -10 * torch.log10(parts["mse"].clamp(min=1e-8))
+        quarter = _quarter(quality)
+        parts["psnr"] = _psnr(parts["mse"])
         parts["latent_ratio"] = parts.pop("commit") / parts.pop("mse").clamp(min=1e-8)
         for name, values in parts.items():
             meter.add(name, quarter, values, 4)
@@ -241,8 +241,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
             if decoder:
                 error, mse = decoder(state.autoencoder, state.quantizer, x, grids, quality, coded)
                 loss = loss + error
-                quarter = (quality / 25).long().clamp(max=3)
-                meter.add("psnr", quarter, -10 * torch.log10(mse.clamp(min=1e-8)), 4)
+                meter.add("psnr", _quarter(quality), _psnr(mse), 4)
             if per_index or decoder:
                 loop.descend(loss)
             for level, bits in per_index.items():
@@ -256,6 +255,15 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
             state.results[loop.name] = record
             state.report(record)
         keeper.step_done()
+
+
+def _quarter(quality: Tensor) -> Tensor:
+    """The part of the scale, 0..3, in which logs count each quality (B,)."""
+    return (quality / 25).long().clamp(max=3)
+
+
+def _psnr(mse: Tensor) -> Tensor:
+    return -10 * torch.log10(mse.clamp(min=1e-8))
 
 
 def _loop(
