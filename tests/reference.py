@@ -154,13 +154,17 @@ class RangeDecoder:
         return index
 
 
-def rounded(x: Ints, shift: int) -> Ints:
+def rounded(x: Ints, shift: Ints | int) -> Ints:
     """R(x, s)."""
     return (x + (1 << shift - 1)) >> shift
 
 
 def clamp(x: Ints) -> Ints:
-    return np.clip(x, -255, 255)
+    return np.clip(x, -1016, 1016)
+
+
+def narrow(x: Ints) -> Ints:
+    return rounded(x, 3)
 
 
 def patch(padded: Ints, i: int, j: int, taps: Sequence[tuple[int, int]]) -> Ints:
@@ -183,29 +187,29 @@ class Prior:
         refuse_if(not all(2 <= size <= 4096 for size in sizes), "codebook size")
         self.check_bounds()
 
-    def matrix(self, name: str) -> tuple[Ints, int]:
-        """A matrix with its taps and inputs in rows, and its exponent."""
+    def matrix(self, name: str) -> tuple[Ints, Ints]:
+        """A matrix with its taps and inputs in rows, and the exponents of its columns."""
         weight = self.tensors[f"{name}.weight"]
-        return weight.reshape(-1, weight.shape[-1]), self.tensors[f"{name}.exponent"].item()
+        return weight.reshape(-1, weight.shape[-1]), self.tensors[f"{name}.exponent"]
 
     def check_bounds(self) -> None:
-        """*Bounds*, with the offsets in eighths."""
+        """*Bounds*, with the offsets in sixteenths."""
         for name in [key[:-7] for key in self.tensors if key.endswith(".weight")]:
             weight, e = self.matrix(name)
-            refuse_if(not 3 <= e <= 15, f"exponent of {name}")
+            refuse_if(e.min() < 4 or e.max() > 15, f"exponents of {name}")
             bias = self.tensors.get(f"{name}.bias", np.zeros(weight.shape[1], np.int64))
             largest_bias = np.abs(bias).reshape(-1, weight.shape[1]).max(0)
             stride, kind = name.split(".")[0], name.split(".")[-1]
-            offset = {"gate": 516, "residual": 16}.get(kind, 4)
+            offset = {"gate": 520}.get(kind, 8)
             if kind.startswith("context"):
                 levels = [k for k, s in enumerate(self.strides) if str(s) == stride]
                 conditions = [self.tensors[f"level{k}.condition"] for k in levels]
                 offset += max(int(np.abs(condition).max()) for condition in conditions)
-            largest_input = 128 if kind == "residual" else 255
-            sums = np.abs(weight).sum(0) * largest_input + largest_bias + (offset << e - 3)
+            largest_input = 128 if kind == "residual" else 127
+            sums = np.abs(weight).sum(0) * largest_input + largest_bias + (offset << e - 4)
             refuse_if(bool((sums >= 2**24).any()), f"weights of {name}")
         embeddings = [self.tensors[f"level{k}.embedding"] for k in range(len(self.strides))]
-        refuse_if(any(bool((np.abs(e) > 255).any()) for e in embeddings), "embedding")
+        refuse_if(any(bool((np.abs(e) > 1016).any()) for e in embeddings), "embedding")
         table = self.tensors["table"]
         refuse_if(table[0] != 2**20 or table.min() < 0 or table.max() > 2**20, "table")
 
@@ -223,40 +227,42 @@ class Prior:
             return total
         f, (height, width, _) = stride // finer, total.shape
         weight, e = self.matrix(f"{stride}.up")
-        blocks = rounded(clamp(total) @ weight, e).reshape(height, width, f, f, -1)
+        blocks = rounded(narrow(clamp(total)) @ weight, e - 3).reshape(height, width, f, f, -1)
         finer_total: Ints = blocks.swapaxes(1, 2).reshape(f * height, f * width, -1)
         return finer_total
 
     def context(self, level: int, quality: int, total: Ints, i: int, j: int) -> Ints:
         """*Context* at a position, given the total around it."""
         height, width, _ = total.shape
-        seen = np.pad(clamp(total), ((2, 2), (2, 2), (0, 0)))
+        seen = np.pad(narrow(clamp(total)), ((2, 2), (2, 2), (0, 0)))
         c1, c2 = self.tensors[f"level{level}.condition"][quality]
         around = []
         for dy, dx in AROUND:
             inside = 0 <= i + dy < height and 0 <= j + dx < width
-            ctx1 = self.context_layer(level, 1, c1, patch(seen, i + dy, j + dx, AROUND), 0)
-            around.append(ctx1 if inside else 0 * ctx1)
-        return self.context_layer(level, 2, c2, np.concatenate(around), -255)
+            sums, e = self.context_sums(level, 1, c1, patch(seen, i + dy, j + dx, AROUND))
+            around.append(np.clip(rounded(sums, e), 0, 127) * inside)
+        sums, e = self.context_sums(level, 2, c2, np.concatenate(around))
+        return clamp(rounded(sums, e - 3))
 
-    def context_layer(self, level: int, number: int, c: Ints, seen: Ints, lowest: int) -> Ints:
+    def context_sums(self, level: int, number: int, c: Ints, seen: Ints) -> tuple[Ints, Ints]:
         weight, e = self.matrix(f"{self.strides[level]}.context{number}")
-        return np.clip(rounded(seen @ weight + (c << e - 3), e), lowest, 255)
+        return seen @ weight + (c << e - 4), e
 
     def causal_layer(self, name: str, seen: Ints, h: Ints) -> Ints:
         """*Causal layers*, one n at one position; `seen` is h at the taps, then ctx."""
         weight, e = self.matrix(f"{name}.gate")
-        x, y = np.split(seen @ weight + self.tensors[f"{name}.gate.bias"], 2)
-        a = np.clip(rounded(x, e - 2), -128, 128)
-        g = np.clip(rounded(y, e) + 64, 0, 128)
+        sums = narrow(seen) @ weight + self.tensors[f"{name}.gate.bias"]
+        x, y, ex, ey = *np.split(sums, 2), *np.split(e, 2)
+        a = np.clip(rounded(x, ex - 3), -128, 127)
+        g = np.clip(rounded(y, ey - 1) + 64, 0, 128)
         weight, e = self.matrix(f"{name}.residual")
-        return clamp(h + rounded((a * g >> 7) @ weight, e + 2))
+        return clamp(h + rounded((a * g >> 7) @ weight, e))
 
     def frequencies(self, level: int, quality: int, h: Ints, w: Ints) -> Iterator[Ints]:
         """*Frequencies* of each slice of a position, with the tally's w (S, K)."""
         weight, e = self.matrix(f"level{level}.output")
         bias = self.tensors[f"level{level}.output.bias"][16 * quality // 101]
-        for logits in rounded(h @ weight + bias, e - 1).reshape(w.shape) + (w >> 4):
+        for logits in rounded(narrow(h) @ weight + bias, e - 2).reshape(w.shape) + (w >> 4):
             r = self.tensors["table"][np.minimum(logits.max() - logits, 1023)]
             frequencies = 1 + r * (TOTAL - len(r)) // r.sum()
             frequencies[np.argmax(logits)] += TOTAL - frequencies.sum()
@@ -295,7 +301,7 @@ class LevelDecoder:
         prior, name = self.prior, self.prior.strides[self.level]
         ctx = prior.context(self.level, self.quality, self.total, i, j)
         weight, e = prior.matrix(f"{name}.first")
-        h = clamp(ctx + rounded(patch(self.embedded, i, j, FIRST) @ weight, e))
+        h = clamp(ctx + rounded(narrow(patch(self.embedded, i, j, FIRST)) @ weight, e - 3))
         self.hidden[0][i + 2, j + 2] = h
         for n in range(prior.layers):
             seen = np.concatenate([patch(self.hidden[n], i, j, GATE), ctx])

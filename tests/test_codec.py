@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import vqcodec
-from vqcodec import codec, container, grids, metrics, registry, windows
+from vqcodec import codec, container, grids, metrics, products, registry, windows
 from vqcodec.drawings import draw
 from vqcodec.errors import BitstreamError, CorruptChunk, ImageError, ModelError, TargetError
 
@@ -353,6 +353,30 @@ def test_cold_samples_take_the_likeliest_index(tiny_weights: dict[str, Path]) ->
     one = codec.sample(1, seed=1, temperature=0, size=(16, 16), model=model)
     two = codec.sample(1, seed=2, temperature=0, size=(16, 16), model=model)
     assert one[0].tobytes() == two[0].tobytes()
+
+
+def test_one_arithmetic_checks_the_other(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not products.int8_is_right():
+        pytest.skip("torch's sums of int8 are not right here, and not used")
+    asked, prior_in = list[str](), registry.Model.prior_in
+
+    def spy(self: registry.Model, carrier: products.Carrier) -> Any:
+        asked.append(carrier.name)
+        return prior_in(self, carrier)
+
+    monkeypatch.setattr(products, "fast_int8", lambda: True)
+    monkeypatch.setattr(registry.Model, "prior_in", spy)
+    model = str(tiny_weights["residual"])
+    data = codec.compress(picture(40, 40), 70, effort=0, model=model)
+    assert set(asked) == {"int8"}
+    asked.clear()
+    codec.verify(data, model)
+    assert set(asked) == {"float32"}
+    asked.clear()
+    codec.decompress(data, model=model)
+    assert set(asked) == {"int8"}
 
 
 def test_shipped_model_codes_a_drawing() -> None:

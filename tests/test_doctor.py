@@ -16,14 +16,17 @@ from vqcodec import doctor, registry
 from vqcodec.cli import app
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.probe import _split_mix, probe, probe_known, probe_walk
+from vqcodec.products import FloatCarrier, Int8Carrier, int8_is_right
 
 NAMES = ("vq-vae", "vq-vae-2", "residual")
-IN_PROCESS = 16
+IN_PROCESS = 17  # and seven more, where sums of int8 are right
+NEHALEM = ("OPENBLAS_CORETYPE", "Nehalem", "FloatCarrier")
 
 
 @pytest.fixture(autouse=True)
 def few_children(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "CORE_TYPES", ("Nehalem",))
+    monkeypatch.setattr(doctor, "INSTRUCTION_SETS", ("AVX512_CORE_VNNI",))
 
 
 def run(*arguments: str) -> Result:
@@ -53,8 +56,10 @@ def test_one_hash_by_all_ways(tiny_weights: dict[str, Path], name: str) -> None:
     model = registry.load(str(tiny_weights[name]))
     wanted, drawn = probe_walk(model.prior)
     assert model.probe == probe(model.prior) == wanted
-    for dtype in (np.float32, np.float64):
-        prior = ExactPrior(model.config, model.tensors, dtype)
+    for carrier in (FloatCarrier(), FloatCarrier(np.float64), Int8Carrier()):
+        if carrier.name == "int8" and not int8_is_right():
+            continue
+        prior = model.prior_in(carrier)
         for batch in (1, 3):
             found, grids = probe_walk(prior, batch)
             assert found == probe_known(prior, drawn, batch) == wanted
@@ -123,12 +128,27 @@ def test_json_tells_of_every_configuration(tiny_weights: dict[str, Path]) -> Non
 
 def test_a_child_uses_the_kernels_asked_for(tiny_weights: dict[str, Path]) -> None:
     path = str(tiny_weights["vq-vae"])
-    found, note = doctor._child(path, "Nehalem")
+    found, note = doctor._child(path, *NEHALEM)
     if not note:
+        assert found.pop("kernels")
         assert set(found.values()) == {registry.load(path).probe}
-        assert doctor._child(path, "Abacus")[0] == {}
     else:
         assert not found
+
+
+def test_int8_is_used_only_where_its_sums_are_right(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without VNNI, kernels add two products in 16 bits, which saturate."""
+    path = str(tiny_weights["vq-vae"])
+    for most in ("AVX2", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_AMX"):
+        found, note = doctor._child(path, "ONEDNN_MAX_CPU_ISA", most, "Int8Carrier")
+        found.pop("kernels", None)
+        assert set(found.values()) == {registry.load(path).probe} or note
+    monkeypatch.setattr(doctor, "int8_is_right", lambda: False)
+    assert doctor.probe_here(path, "Int8Carrier") == {}
+    (check,) = doctor._int8_here(registry.load(path))
+    assert (check.hash, check.note) == (None, doctor.INEXACT)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
@@ -136,7 +156,7 @@ def test_children_that_fail_are_not_available(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tiny_weights["vq-vae"])
-    if doctor._child(path, "Nehalem")[1]:
+    if doctor._child(path, *NEHALEM)[1]:
         pytest.skip("no other kernels here")
     for code, note in [
         ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
@@ -144,9 +164,9 @@ def test_children_that_fail_are_not_available(
         ("import sys; sys.exit(3)", "failed"),
     ]:
         monkeypatch.setattr(doctor, "CHILD", code)
-        assert doctor._child(path, "Nehalem") == ({}, note)
+        assert doctor._child(path, *NEHALEM) == ({}, note)
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    assert doctor._child(path, "Nehalem") == ({}, "not an x86-64 machine")
+    assert doctor._child(path, *NEHALEM) == ({}, "not an x86-64 machine")
 
 
 def test_another_stored_hash_is_a_mismatch(tiny_weights: dict[str, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from vqcodec.errors import ModelError
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze
 from vqcodec.prior import Prior
+from vqcodec.products import FloatCarrier, Int8Carrier, int8_is_right
 from vqcodec.walk import Front, cross_entropy_bits, walk, walk_known
 
 CONFIG = ModelConfig(
@@ -71,16 +73,20 @@ class Reference:
     def get(self, name: str) -> NDArray[np.int64]:
         return self.tensors[f"prior.{name}"]
 
-    def exponent(self, name: str) -> int:
-        return int(self.get(f"{name}.exponent")[0])
+    def exponent(self, name: str) -> NDArray[np.int64]:
+        """Of each column."""
+        return self.get(f"{name}.exponent")
 
     @staticmethod
-    def rounded(x: NDArray[np.int64], shift: int) -> NDArray[np.int64]:
+    def rounded(x: NDArray[np.int64], shift: NDArray[np.int64] | int) -> NDArray[np.int64]:
         return (x + (1 << (shift - 1))) >> shift
 
     @staticmethod
     def clamp(x: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.clip(x, -255, 255)
+        return np.clip(x, -1016, 1016)
+
+    def narrow(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
+        return self.rounded(x, 3)
 
     @staticmethod
     def taps(x: NDArray[np.int64], i: int, j: int, taps: Any, weight: NDArray[np.int64]) -> Any:
@@ -117,11 +123,12 @@ class Reference:
     def upsample(self, name: str, total: NDArray[np.int64], factor: int) -> NDArray[np.int64]:
         (height, width, channels), weight = total.shape, self.get(f"{name}.weight")
         weight = weight.reshape(channels, factor, factor, -1)
+        exponents = self.exponent(name).reshape(weight.shape[1:])
         fine = np.empty((height * factor, width * factor, weight.shape[3]), np.int64)
         for i in range(height * factor):
             for j in range(width * factor):
-                sums = total[i // factor, j // factor] @ weight[:, i % factor, j % factor]
-                fine[i, j] = self.rounded(sums, self.exponent(name))
+                y, x, seen = i % factor, j % factor, self.narrow(total[i // factor, j // factor])
+                fine[i, j] = self.rounded(seen @ weight[:, y, x], exponents[y, x] - 3)
         return fine
 
     def logits(
@@ -130,44 +137,48 @@ class Reference:
         """(h, w, S, K)."""
         s = CONFIG.levels[level].stride
         height, width, slices = grids[level].shape
-        ctx = self.clamp(self.context_sum(grids, level))
+        ctx = self.narrow(self.clamp(self.context_sum(grids, level)))
         square = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
-        for k, low in ((1, 0), (2, -255)):
+        for k in (1, 2):
             e = self.exponent(f"{s}.context{k}")
-            added = self.get(f"level{level}.condition")[quality, k - 1] << (e - 3)
+            added = self.get(f"level{level}.condition")[quality, k - 1] << (e - 4)
             out = np.empty_like(ctx)
             for i in range(height):
                 for j in range(width):
                     sums = self.taps(ctx, i, j, square, self.get(f"{s}.context{k}.weight")) + added
-                    out[i, j] = np.clip(self.rounded(sums, e), low, 255)
+                    if k == 1:
+                        out[i, j] = np.clip(self.rounded(sums, e), 0, 127)
+                    else:
+                        out[i, j] = self.clamp(self.rounded(sums, e - 3))
             ctx = out
-        own = self.embed(level, grids[level])
+        own = self.narrow(self.embed(level, grids[level]))
         first = [(0, -1), (0, -2), (-1, -2), (-1, -1), (-1, 0), (-1, 1), (-2, -1), (-2, 0), (-2, 1)]
         h = np.empty_like(ctx)
         for i in range(height):
             for j in range(width):
                 sums = self.taps(own, i, j, first, self.get(f"{s}.first.weight"))
-                h[i, j] = self.clamp(ctx[i, j] + self.rounded(sums, self.exponent(f"{s}.first")))
+                shift = self.exponent(f"{s}.first") - 3
+                h[i, j] = self.clamp(ctx[i, j] + self.rounded(sums, shift))
         for k in range(CONFIG.prior.layers):
             h = self.layer(f"{s}.{k}", h, ctx)
         e = self.exponent(f"level{level}.output")
         bias = self.get(f"level{level}.output.bias")[quality * 16 // 101]
-        sums = h @ self.get(f"level{level}.output.weight") + bias
-        return self.rounded(sums, e - 1).reshape(height, width, slices, -1)
+        sums = self.narrow(h) @ self.get(f"level{level}.output.weight") + bias
+        return self.rounded(sums, e - 2).reshape(height, width, slices, -1)
 
     def layer(self, name: str, h: NDArray[np.int64], ctx: NDArray[np.int64]) -> Any:
         weight, bias = self.get(f"{name}.gate.weight"), self.get(f"{name}.gate.bias")
         e, channels = self.exponent(f"{name}.gate"), h.shape[2]
-        out = np.empty_like(h)
+        out, seen, beside = np.empty_like(h), self.narrow(h), self.narrow(ctx)
         for i in range(h.shape[0]):
             for j in range(h.shape[1]):
                 taps = [(0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
-                sums = self.taps(h, i, j, taps, weight[:5]) + ctx[i, j] @ weight[5] + bias
-                a = np.clip(self.rounded(sums[:channels], e - 2), -128, 128)
-                gate = np.clip(64 + self.rounded(sums[channels:], e), 0, 128)
+                sums = self.taps(seen, i, j, taps, weight[:5]) + beside[i, j] @ weight[5] + bias
+                a = np.clip(self.rounded(sums[:channels], e[:channels] - 3), -128, 127)
+                gate = np.clip(64 + self.rounded(sums[channels:], e[channels:] - 1), 0, 128)
                 u = (a * gate) >> 7
                 sums = u @ self.get(f"{name}.residual.weight")
-                shift = self.exponent(f"{name}.residual") + 2
+                shift = self.exponent(f"{name}.residual")
                 out[i, j] = self.clamp(h[i, j] + self.rounded(sums, shift))
         return out
 
@@ -242,8 +253,9 @@ def test_walk_and_known_agree_with_the_reference(
         np.testing.assert_array_equal(frequencies, wanted)
         return grids[front.level][:, front.rows, front.cols]
 
-    for dtype in (np.float32, np.float64):
-        prior = ExactPrior(CONFIG, tensors, dtype)
+    int8 = [Int8Carrier()] if int8_is_right() else []
+    for carrier in (FloatCarrier(), FloatCarrier(np.float64), *int8):
+        prior = ExactPrior(CONFIG, tensors, carrier)
         walked = walk(prior, shapes_from(coarse), 37, choose, batch)
         for got, grid in zip(walked, grids, strict=True):
             assert got.dtype == np.int32
@@ -266,11 +278,11 @@ def test_the_reference_reaches_every_clamp(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(np, "clip", spy)
     for level in range(len(CONFIG.levels)):
         reference.logits([grid[0] for grid in grids], level, 37)
-    assert set(np.concatenate(seen).tolist()) == {-255, -128, 0, 128, 255}
+    assert set(np.concatenate(seen).tolist()) == {-1016, -128, 0, 127, 128, 1016}
     for level, grid in enumerate(grids):
         sums = reference.embedding_sums(level, grid[0])
         if grid.shape[3] > 1:
-            assert sums.min() < -255 and sums.max() > 255
+            assert sums.min() < -1016 and sums.max() > 1016
 
 
 def test_frequencies_are_positive_and_sum_to_the_total() -> None:
@@ -363,14 +375,13 @@ def test_bad_arguments_are_refused() -> None:
     [
         ("prior.table", lambda t: t * 0),
         ("prior.table", lambda t: t[:-1]),
-        ("prior.16.first.weight", lambda t: t.astype(np.int32)),
-        ("prior.16.first.weight", lambda t: t * 0 + 32767),
-        ("prior.16.first.exponent", lambda t: t * 0 + 2),
+        ("prior.16.first.weight", lambda t: t.astype(np.int16)),
+        ("prior.16.first.exponent", lambda t: t * 0 + 3),
+        ("prior.16.first.exponent", lambda t: t[:1]),
         ("prior.16.context1.exponent", lambda t: t * 0 + 16),
         ("prior.8.0.gate.bias", lambda t: t * 0 + 2**24),
-        ("prior.8.1.residual.weight", lambda t: t * 0 + (-32768)),
         ("prior.16.up.weight", lambda t: t.T),
-        ("prior.level1.embedding", lambda t: t * 0 - 256),
+        ("prior.level1.embedding", lambda t: t * 0 - 1017),
         ("prior.level3.output.bias", lambda t: t * 0 + (-(2**31))),
         ("prior.level4.embedding", lambda t: t.swapaxes(0, 1)),
         ("prior.level4.embedding", lambda t: t[0]),
@@ -386,8 +397,19 @@ def test_tensors_that_break_a_bound_are_refused(name: str, change: Any) -> None:
         del tensors[name]
     else:
         tensors[name] = change(tensors[name])
-    with pytest.raises(ModelError, match=name.removesuffix(".weight").removesuffix(".bias")):
+    with pytest.raises(ModelError, match=name.rpartition(".")[0]):
         ExactPrior(CONFIG, tensors)
+
+
+def test_more_channels_than_sums_have_room_for_are_refused() -> None:
+    prior = PriorConfig(channels=(120,), layers=1)
+    config = replace(CONFIG, levels=CONFIG.levels[:2], latent_dims=(6,), prior=prior)
+    torch.manual_seed(0)
+    tensors = freeze(Prior(config))
+    ExactPrior(config, tensors)
+    tensors["prior.16.first.weight"][:] = 127
+    with pytest.raises(ModelError, match="sums of prior.16.first can reach"):
+        ExactPrior(config, tensors)
 
 
 def test_no_torch_is_imported() -> None:

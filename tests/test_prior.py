@@ -169,15 +169,31 @@ def test_initialised_slices_embed_near_codes_nearby() -> None:
 def test_frozen_constants_agree() -> None:
     assert prior.FIRST_TAPS == exact_prior.FIRST_TAPS
     assert prior.LAYER_TAPS == exact_prior.LAYER_TAPS
-    names = ("ACTIVATION_MAX", "ACCUMULATOR_LIMIT", "EXPONENTS", "QUALITIES")
+    names = ("ACTIVATION_MAX", "FINE_MAX", "ACCUMULATOR_LIMIT", "EXPONENTS", "QUALITIES")
     for name in (*names, "TABLE_SIZE", "TABLE_UNIT"):
         assert getattr(freezing, name) == getattr(exact_prior, name)
     assert freezing.GATE_UNIT == exact_prior.GATE_MAX
+    assert freezing.FINE_UNIT == freezing.UNIT * exact_prior.FINE
 
 
-def test_weights_too_large_to_freeze_are_refused() -> None:
+def test_columns_have_exponents_of_their_own() -> None:
     model = Prior(CONFIG)
-    torch.nn.init.constant_(model.trunk(0).context1.weight, 1e3)
+    conv = model.trunk(0).context1
+    torch.nn.init.constant_(conv.weight, 0.01)
+    conv.weight.data[0] = 1.9
+    conv.weight.data[1, 0] = 9.0  # 127 / 16 is the most
+    frozen = freeze(model)
+    name = f"prior.{CONFIG.levels[0].stride}.context1"
+    exponents, weight = frozen[f"{name}.exponent"], frozen[f"{name}.weight"]
+    assert exponents[:3].tolist() == [6, 4, 13]
+    assert (weight[..., 0] == 122).all() and weight[0, 0, 1] == 127
+    assert (weight[..., 2:] == 82).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_no_number_cannot_be_frozen(value: float) -> None:
+    model = Prior(CONFIG)
+    model.trunk(0).context1.weight.data[1, 2] = value
     with pytest.raises(ValueError, match="context1"):
         freeze(model)
 

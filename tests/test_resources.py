@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from vqcodec import codec, resources
-from vqcodec.resources import fast_bfloat16, limit_blas, trim_heap
+from vqcodec.resources import fast_bfloat16, fast_int8, limit_threads, trim_heap
 
 
 def resident() -> int:
@@ -21,14 +21,13 @@ def resident() -> int:
 def test_limits_hold_and_end() -> None:
     def threads() -> list[int]:
         known = resources._BLAS.info()  # others, such as SciPy's, may have come since
-        return [info["num_threads"] for info in known if info["user_api"] == "blas"]
+        blas = [info["num_threads"] for info in known if info["user_api"] == "blas"]
+        return [*blas, torch.get_num_threads()]
 
     before = threads()
-    if not before:
-        pytest.skip("NumPy's BLAS is none whose threads can be limited")
-    with limit_blas(1):
+    with limit_threads(1):
         assert threads() == [1] * len(before)
-        with limit_blas(None):
+        with limit_threads(None):
             assert threads() == [1] * len(before)
     assert threads() == before and min(before) >= 1
 
@@ -71,17 +70,20 @@ def test_every_tile_ends_with_it(
     assert len(calls) == 4
 
 
-def test_bfloat16_is_asked_for_where_torch_knows_that_it_is_fast(
+def test_numbers_of_few_bits_are_used_where_torch_knows_that_they_are_fast(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert fast_bfloat16() in (False, True)
-    for able, fast in (
-        ({"avx2": True, "avx512_bf16": False}, False),
-        ({"avx512_bf16": True}, True),
-        ({"avx512_bf16": False, "amx_bf16": True}, True),
-        ({"architecture": "aarch64", "bf16": True}, False),  # nobody measured it
+    assert {fast_bfloat16(), fast_int8()} <= {False, True}
+    for able, bfloat16, int8 in (
+        ({"avx2": True, "avx512_bf16": False}, False, False),
+        ({"avx512_bf16": True}, True, False),
+        ({"avx512_bf16": False, "avx512_vnni": True}, False, True),
+        ({"avx_vnni": True}, False, True),
+        ({"amx_bf16": True, "amx_int8": True}, True, True),
+        ({"architecture": "aarch64", "bf16": True}, False, False),  # nobody measured it
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able, raising=False)
-        assert fast_bfloat16() is fast
+        assert fast_bfloat16() is bfloat16
+        assert fast_int8() is int8
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert fast_bfloat16() is False
+    assert fast_bfloat16() is fast_int8() is False

@@ -4,7 +4,6 @@ picture -> tiles -> latent (windows: autoencoder, refine) -> index grids (grids:
 rate-distortion beam search) -> payload (exact prior + range coder) -> .vqc (container), and back.
 """
 
-import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from vqcodec.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
 from vqcodec.errors import BitstreamError, ModelError, memory_errors
 from vqcodec.grids import Grids, box_of, read_grids, write_tile
 from vqcodec.image import Picture
+from vqcodec.products import FloatCarrier, fastest_with_torch
 from vqcodec.registry import Model
 from vqcodec.resources import trim_heap
 from vqcodec.target import Goal, reach, set_goal
@@ -231,7 +231,6 @@ def decompress_picture(
     """
 
     def advance(share: float) -> None:
-        importlib.import_module("torch")  # takes a second or two, while other processes read tiles
         if progress:
             progress(0.7 * share)  # what is left is the network, about a third of the time
 
@@ -244,6 +243,7 @@ def decompress_picture(
         max_pixels=max_pixels,
         workers=workers,
         progress=advance,
+        carrier=fastest_with_torch,
     )
     parsed = found.container
     if notes:
@@ -290,6 +290,8 @@ def verify(
 ) -> None:
     """Decode everything but the pixels and check every checksum; needs no torch.
 
+    In float32, so that what a file was written in, if that was int8, is checked by another one.
+
     Args:
         model: name or path of the weights, where they are not among those shipped.
         max_pixels: refuse larger pictures, before memory is taken.
@@ -298,7 +300,10 @@ def verify(
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
     """
-    parsed = read_grids(data, model=model, max_pixels=max_pixels, workers=workers).container
+    found = read_grids(
+        data, model=model, max_pixels=max_pixels, workers=workers, carrier=FloatCarrier
+    )
+    parsed = found.container
     if (alpha := parsed.chunk(ALPHA)) is not None:
         image.decode_alpha(alpha, parsed.width, parsed.height)
 

@@ -1,11 +1,13 @@
-"""Is this machine's arithmetic exact? The probe in every configuration that it offers. No torch.
+"""Is this machine's arithmetic exact? The probe in every configuration that it offers.
 
 A file decodes where the frozen prior gives the frequencies that it gave when the file was made. By
 construction it does so in any order of summation (`exact_prior`); this is the check on the spot.
+Torch is loaded last, for its products of int8.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -25,8 +27,8 @@ from rich.text import Text
 from threadpoolctl import ThreadpoolController
 
 from vqcodec import registry
-from vqcodec.exact_prior import ExactPrior
 from vqcodec.probe import probe_known, probe_walk
+from vqcodec.products import FloatCarrier, Int8Carrier, int8_is_right
 
 __all__ = ["Check", "Diagnosis", "examine", "print_table"]
 
@@ -34,20 +36,24 @@ OK, MISMATCH, NOT_AVAILABLE = "ok", "MISMATCH", "not available"
 STYLES = {OK: "green", MISMATCH: "bold red", NOT_AVAILABLE: "dim"}
 THREADS = (1, 2, 4)
 BATCHES = (1, 8)
+INEXACT = "inexact: not used"
 SHOWN = 12  # digits of a hash in the table, which fits 80 columns
-CARRIERS = (np.float32, np.float64)
+FLOATS = (FloatCarrier(), FloatCarrier(np.float64))
 
 # Sets of kernels in OpenBLAS for x86-64: SSE3, SSE4.2, AVX, AVX2, AVX-512, and AMX. A build that
 # lacks one takes another, and says so.
 CORE_TYPES = ("Prescott", "Nehalem", "Sandybridge", "Haswell", "SkylakeX", "SapphireRapids")
 SAME = {"Katmai": "Prescott"}  # two names of one set; OpenBLAS tells the former
+# Those of oneDNN, which torch multiplies int8 with: without VNNI, with, and with AMX.
+CHILDREN_DO = ("walk, batch 1", "walk_known, batch 8")
+INSTRUCTION_SETS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_AMX")
 
 # The child imports from where we did, and not also from the current folder.
 CHILD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from vqcodec import doctor
-print(json.dumps(doctor.probe_here(sys.argv[2])))
+print(json.dumps(doctor.probe_here(*sys.argv[2:])))
 """
 
 Progress = Callable[[float, str], None]
@@ -121,9 +127,10 @@ def examine(name: str, progress: Progress) -> Diagnosis:
         ModelError: there is no such model, or it is damaged.
     """
     model = registry.load(name)
-    total = len(CARRIERS) * len(BATCHES) * (1 + len(THREADS)) + 2 * len(CORE_TYPES)
+    total = (len(FLOATS) + 1) * len(BATCHES) * (1 + len(THREADS))
+    total += 2 * (len(CORE_TYPES) + len(INSTRUCTION_SETS))
     checks: list[Check] = []
-    for part in (_here(model), _core_types(name)):
+    for part in (_here(model), _core_types(name), _int8_here(model), _instruction_sets(name)):
         for check in part:
             checks.append(check)
             progress(len(checks) / total, check.configuration)
@@ -143,18 +150,41 @@ def print_table(diagnosis: Diagnosis) -> None:
 
 def _here(model: registry.Model) -> Iterator[Check]:
     """What can be set within this process."""
-    priors = [ExactPrior(model.config, model.tensors, dtype) for dtype in CARRIERS]
-    settings = [(prior, batch) for prior in priors for batch in BATCHES]
+    settings = [(model.prior_in(carrier), batch) for carrier in FLOATS for batch in BATCHES]
     grids = None
     for prior, batch in settings:
         # Fronts of a few rows get one thread, whatever is set (`walk.MANY_ROWS`).
         found, drawn = probe_walk(prior, batch)
         grids = grids or drawn
-        yield Check(f"walk, batch {batch}, {prior.dtype.__name__}", found)
+        yield Check(f"walk, batch {batch}, {prior.carrier.name}", found)
     assert grids is not None
     for prior, batch in settings:
-        what = f"walk_known, batch {batch}, {prior.dtype.__name__}"
+        what = f"walk_known, batch {batch}, {prior.carrier.name}"
         yield from _threads(what, partial(probe_known, prior, grids, batch))
+
+
+def _int8_here(model: registry.Model) -> Iterator[Check]:
+    """Products of int8, which are used where the processor is made for them."""
+    import torch
+
+    if not int8_is_right():
+        yield Check("int8", None, INEXACT)
+        return
+    prior, before, grids = model.prior_in(Int8Carrier()), torch.get_num_threads(), None
+    for batch in BATCHES:
+        found, drawn = probe_walk(prior, batch)
+        grids = grids or drawn
+        yield Check(f"walk, batch {batch}, int8", found)
+    assert grids is not None
+    for batch, threads in itertools.product(BATCHES, THREADS):
+        torch.set_num_threads(threads)
+        try:
+            found = probe_known(prior, grids, batch)
+        finally:
+            torch.set_num_threads(before)
+        yield Check(
+            f"walk_known, batch {batch}, int8, {threads} thread{'s' * (threads > 1)}", found
+        )
 
 
 def _threads(what: str, probe: Callable[[], str]) -> Iterator[Check]:
@@ -174,22 +204,33 @@ def _threads(what: str, probe: Callable[[], str]) -> Iterator[Check]:
 
 def _core_types(name: str) -> Iterator[Check]:
     """Kernels of OpenBLAS for other processors: chosen as it loads, hence in children."""
+    pools = ThreadpoolController().select(internal_api="openblas")
     for core_type in CORE_TYPES:
-        found, note = _child(name, core_type)
-        for what in ("walk, batch 1", "walk_known, batch 8"):
+        found, note = dict[str, str](), "BLAS is not OpenBLAS"
+        if pools.lib_controllers:
+            found, note = _child(name, "OPENBLAS_CORETYPE", core_type, FloatCarrier.__name__)
+        if found and (taken := found["kernels"]).lower() != core_type.lower():
+            found, note = {}, f"OpenBLAS takes {taken}"
+        for what in CHILDREN_DO:
             yield Check(f"{core_type} kernels: {what}", found.get(what), note)
 
 
-def _child(name: str, core_type: str) -> tuple[dict[str, str], str]:
-    """Hashes by configuration; none, and why, if this machine cannot do it."""
+def _instruction_sets(name: str) -> Iterator[Check]:
+    """Kernels of oneDNN for products of int8 on other processors."""
+    for most in INSTRUCTION_SETS:
+        found, note = _child(name, "ONEDNN_MAX_CPU_ISA", most, Int8Carrier.__name__)
+        for what in CHILDREN_DO:
+            yield Check(f"int8 with {most}: {what}", found.get(what), note)
+
+
+def _child(name: str, variable: str, value: str, carrier: str) -> tuple[dict[str, str], str]:
+    """What `probe_here` finds where a variable is set; nothing, and why, if it cannot be done."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {}, "not an x86-64 machine"
-    pools = ThreadpoolController().select(internal_api="openblas")
-    if not pools.lib_controllers:
-        return {}, "BLAS is not OpenBLAS"
+    path = json.dumps([*map(str, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-I", "-c", CHILD, json.dumps([*map(str, sys.path)]), name],
-        env={**os.environ, "OPENBLAS_CORETYPE": core_type},
+        [sys.executable, "-I", "-c", CHILD, path, name, carrier],
+        env={**os.environ, variable: value},
         capture_output=True,
         text=True,
     )
@@ -198,18 +239,19 @@ def _child(name: str, core_type: str) -> tuple[dict[str, str], str]:
     if done.returncode:
         return {}, (done.stderr.strip().splitlines() or ["failed"])[-1]
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    taken = found.pop("core type")
-    if taken.lower() != core_type.lower():
-        return {}, f"OpenBLAS takes {taken}"
-    return found, ""
+    return found, "" if found else INEXACT
 
 
-def probe_here(name: str) -> dict[str, str]:
-    """In a child: the hashes, and whose kernels OpenBLAS uses."""
+def probe_here(name: str, carrier: str) -> dict[str, str]:
+    """In a child: the hashes, and whose kernels OpenBLAS uses; nothing where int8 is not right."""
     pools = ThreadpoolController().select(internal_api="openblas")
     taken = next((str(library.architecture) for library in pools.lib_controllers), "none")
-    prior = registry.load(name).prior
+    if carrier == Int8Carrier.__name__ and not int8_is_right():
+        return {}
+    kind = Int8Carrier if carrier == Int8Carrier.__name__ else FloatCarrier
+    prior = registry.load(name).prior_in(kind())
     digest, drawn = probe_walk(prior)
     known = probe_known(prior, drawn, batch=8)
-    found = {"walk, batch 1": digest, "walk_known, batch 8": known}
-    return {**found, "core type": SAME.get(taken, taken)}
+    return dict(zip(CHILDREN_DO, (digest, known), strict=True)) | {
+        "kernels": SAME.get(taken, taken)
+    }

@@ -1,8 +1,8 @@
 """The prior frozen to integers: its tables and matrices, loaded and checked. NumPy only.
 
-Every value is an integer carried in a float array. Each matrix is checked at loading: no sum of
-products can reach 2**24, so float32 (and float64) matrix products are exact in any order of
-summation, on any machine and with any number of threads. See docs/format.md, section 5.
+Activations and weights are 8-bit integers. Each matrix is checked at loading: no sum of products
+can reach 2**24, so products in float32, float64 and int32 are exact in any order of summation, on
+any machine and with any number of threads. See docs/format.md, section 5.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
+from vqcodec.products import Array, Carrier, FloatCarrier, Product
 
-__all__ = ["Array", "ExactPrior", "Layer", "Tables", "Trunk", "clip_activations"]
-
-Array = NDArray[np.floating[Any]]  # integer-valued
+__all__ = ["ExactPrior", "Layer", "Tables", "Trunk", "clip_activations"]
 
 AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 FIRST_TAPS = (
@@ -30,47 +29,52 @@ FIRST_TAPS = (
 LAYER_TAPS = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 
 ACCUMULATOR_LIMIT = 2**24
-ACTIVATION_MAX = 255  # 8 units of 32 steps, less one step
-GATE_MAX = 128  # a, gate and u: 128 steps per unit
+ACTIVATION_MAX = 127  # what is multiplied: 8 units of 16 steps, less one step
+FINE = 8  # steps of what is added up, in one of these
+FINE_MAX = FINE * ACTIVATION_MAX
+GATE_MAX = 128  # a, gate and u: 128 steps per unit; a and u stay below 1
 QUALITIES = 101
-EXPONENTS = range(3, 16)
+EXPONENTS = range(4, 16)
 TABLE_SIZE = 1024
 TABLE_UNIT = 2**20
 
 
-# Matrices and biases are held divided by a power of two, so that sums come out in the steps of the
-# result, before rounding. In binary floating point this is exact: the integers of the bounds times
-# a power of two.
+# Each column of a matrix, and its bias, is divided by a power of two, so that sums come out in the
+# steps of the result, before rounding. In binary floating point this is exact: the integers of the
+# bounds times a power of two.
+
+
+FLOAT32 = FloatCarrier()
 
 
 @dataclass(frozen=True)
 class Layer:
-    gate: Array  # (6 C, 2 C): five taps, then the context
+    gate: Product  # (6 C, 2 C): five taps, then the context
     bias: Array  # (2 C,), with the halves of rounding and the offset 64 of the gate
     low: Array  # (2 C,): -128 for a, 0 for the gate
-    high: Array  # (2 C,): 128
-    residual: Array  # (C, C)
+    high: Array  # (2 C,): 127 for a, 128 for the gate
+    residual: Product  # (C, C)
 
 
 @dataclass(frozen=True)
 class Trunk:
     channels: int
-    context1: Array  # (9 C, C)
-    context2: Array  # (9 C, C)
-    first: Array  # (9 C, C)
+    context1: Product  # (9 C, C)
+    context2: Product  # (9 C, C)
+    first: Product  # (9 C, C)
     layers: tuple[Layer, ...]
-    up: Array | None  # (C, f f C')
+    up: Product | None  # (C, f f C')
 
 
 @dataclass(frozen=True)
 class Tables:
     embedding: Array  # (S, K, C)
     condition: Array  # (101, 2, C), 256 steps per unit
-    output: Array  # (C, S K)
+    output: Product  # (C, S K)
     bias: Array  # (RATE_BINS, S K), with the half of rounding
 
     def embed(self, indices: NDArray[np.integer[Any]]) -> Array:
-        """Sum over the slices of the embeddings of indices (..., S), clamped: (..., C)."""
+        """Sum over the slices of the embeddings of indices (..., S), clamped, fine: (..., C)."""
         total: Array = self.embedding[0, indices[..., 0]]
         for k in range(1, len(self.embedding)):
             total += self.embedding[k, indices[..., k]]
@@ -80,8 +84,8 @@ class Tables:
 class _Loader:
     """Takes named tensors, checking type, shape and bounds."""
 
-    def __init__(self, tensors: Mapping[str, NDArray[Any]], dtype: type[np.floating[Any]]) -> None:
-        self.tensors, self.dtype = tensors, dtype
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], carrier: Carrier) -> None:
+        self.tensors, self.carrier = tensors, carrier
 
     def integers(self, name: str, dtype: type[np.integer[Any]], *shape: int) -> NDArray[np.int64]:
         tensor = self.tensors.get(name)
@@ -92,10 +96,10 @@ class _Loader:
             raise ModelError(f"prior weights: {name} is {tensor.dtype} {tensor.shape}, not {want}")
         return tensor.astype(np.int64)
 
-    def activations(self, name: str, *shape: int) -> Array:
+    def embedding(self, name: str, *shape: int) -> Array:
         values = self.integers(name, np.int16, *shape)
-        if np.abs(values).max() > ACTIVATION_MAX:
-            raise ModelError(f"prior weights: {name} passes {ACTIVATION_MAX}")
+        if np.abs(values).max() > FINE_MAX:
+            raise ModelError(f"prior weights: {name} passes {FINE_MAX}")
         return self.floats(values)
 
     def bias(self, name: str, *shape: int) -> NDArray[np.int64]:
@@ -105,52 +109,55 @@ class _Loader:
         self,
         name: str,
         *shape: int,
+        steps: float | NDArray[np.float64] = 1.0,
         largest: int = ACTIVATION_MAX,
         bias: NDArray[np.int64] | int = 0,
         offset: float = 0.5,
-    ) -> tuple[Array, float]:
-        """Real weights (inputs, outputs) from integers (..., outputs), and the integers' unit.
+    ) -> tuple[Product, NDArray[np.float64]]:
+        """The product with integers (..., outputs), and the unit of each column's sums.
 
-        Inputs are at most `largest`; `bias` and `offset / unit` bound what is added to the integer
-        sums, the half of rounding included.
+        Results come `steps` times as large as the units say. Inputs are at most `largest`; `bias`
+        and `offset / unit` bound what is added to the integer sums, the half of rounding included.
         """
-        weight = self.integers(f"{name}.weight", np.int16, *shape).reshape(-1, shape[-1])
-        exponent = int(self.integers(f"{name}.exponent", np.int8, 1)[0])
-        if exponent not in EXPONENTS:
-            raise ModelError(f"prior weights: {name}.exponent {exponent} is out of range")
-        sums = np.abs(weight).sum(0) * largest + np.abs(bias) + offset * 2**exponent
+        weight = self.integers(f"{name}.weight", np.int8, *shape).reshape(-1, shape[-1])
+        exponents = self.integers(f"{name}.exponent", np.int8, shape[-1])
+        if exponents.min() < EXPONENTS[0] or exponents.max() > EXPONENTS[-1]:
+            raise ModelError(f"prior weights: an exponent of {name} is out of range")
+        units: NDArray[np.float64] = np.ldexp(1.0, -exponents)
+        sums = np.abs(weight).sum(0) * largest + np.abs(bias) + offset / units
         if sums.max() >= ACCUMULATOR_LIMIT:
             raise ModelError(f"prior weights: sums of {name} can reach 2**24")
-        unit = 2.0**-exponent
-        return self.floats(weight * unit), unit
+        return self.carrier.product(weight.astype(np.int8), units * steps), units
 
     def floats(self, values: NDArray[Any]) -> Array:
-        return np.ascontiguousarray(values, dtype=self.dtype)
+        return np.ascontiguousarray(values, dtype=self.carrier.sums)
 
     def tables(self, name: str, slices: int, size: int, channels: int) -> Tables:
-        bias = self.bias(f"{name}.output", RATE_BINS, slices * size)
-        output, unit = self.matrix(f"{name}.output", channels, slices * size, bias=bias)
+        bias, steps = self.bias(f"{name}.output", RATE_BINS, slices * size), 4  # from 16 to 64
+        output, units = self.matrix(
+            f"{name}.output", channels, slices * size, steps=steps, bias=bias
+        )
         return Tables(
-            self.activations(f"{name}.embedding", slices, size, channels),
+            self.embedding(f"{name}.embedding", slices, size, channels),
             self.floats(self.integers(f"{name}.condition", np.int16, QUALITIES, 2, channels)),
-            2 * output,  # from 32 to 64 steps per unit
-            self.floats(2 * bias * unit + 0.5),
+            output,
+            self.floats(steps * bias * units + 0.5),
         )
 
     def layer(self, name: str, channels: int) -> Layer:
         bias = self.bias(f"{name}.gate", 2 * channels)
-        # The gate is 64 steps more than its sum; its half of rounding is the other 0.5.
-        gate, unit = self.matrix(f"{name}.gate", 6, channels, 2 * channels, bias=bias, offset=64.5)
-        residual, _ = self.matrix(
-            f"{name}.residual", channels, channels, largest=GATE_MAX, offset=2.0
+        steps = np.repeat([8.0, 2.0], channels)  # a: from 16 to 128 per unit; the gate: b / 4
+        # The gate is 64 steps more than its sum, 32 of the sum's; half of one is for rounding.
+        gate, units = self.matrix(
+            f"{name}.gate", 6, channels, 2 * channels, steps=steps, bias=bias, offset=32.5
         )
-        steps = np.repeat([4.0, 1.0], channels)  # a: from 32 to 128 per unit; the gate stays
+        residual, _ = self.matrix(f"{name}.residual", channels, channels, largest=GATE_MAX)
         return Layer(
-            gate=self.floats(gate * steps),
-            bias=self.floats(bias * unit * steps + np.repeat([0.5, 64.5], channels)),
+            gate=gate,
+            bias=self.floats(bias * units * steps + np.repeat([0.5, 64.5], channels)),
             low=self.floats(np.repeat([-GATE_MAX, 0.0], channels)),
-            high=self.floats(np.repeat(GATE_MAX, 2 * channels)),
-            residual=residual / 4,  # from 128 to 32
+            high=self.floats(np.repeat([GATE_MAX - 1.0, GATE_MAX], channels)),
+            residual=residual,
         )
 
     def trunk(
@@ -158,16 +165,18 @@ class _Loader:
     ) -> Trunk:
         """`finer`: outputs of the upsampling; `added`: largest conditioning value, in steps."""
         context = [
-            self.matrix(f"{name}.context{k}", 9, channels, channels, offset=added + 0.5)[0]
-            for k in (1, 2)
+            self.matrix(
+                f"{name}.context{k}", 9, channels, channels, steps=steps, offset=added + 0.5
+            )[0]
+            for k, steps in ((1, 1), (2, FINE))
         ]
         return Trunk(
             channels,
             context[0],
             context[1],
-            self.matrix(f"{name}.first", 9, channels, channels)[0],
+            self.matrix(f"{name}.first", 9, channels, channels, steps=FINE)[0],
             tuple(self.layer(f"{name}.{i}", channels) for i in range(layers)),
-            None if finer is None else self.matrix(f"{name}.up", channels, finer)[0],
+            None if finer is None else self.matrix(f"{name}.up", channels, finer, steps=FINE)[0],
         )
 
 
@@ -178,19 +187,19 @@ class ExactPrior:
         self,
         config: ModelConfig,
         tensors: Mapping[str, NDArray[Any]],
-        dtype: type[np.floating[Any]] = np.float32,
+        carrier: Carrier = FLOAT32,
     ) -> None:
         """Load what `freezing.freeze` made.
 
         Args:
             config: the model's configuration.
             tensors: integer arrays by name; names outside `prior.` are ignored.
-            dtype: float32, or float64 for the same results, slower.
+            carrier: what the arithmetic is done in; results are the same.
         Raises:
             ModelError: an array is missing, has another type or shape, or breaks a bound.
         """
-        loader = _Loader(tensors, dtype)
-        self.config, self.dtype = config, dtype
+        loader = _Loader(tensors, carrier)
+        self.config, self.carrier = config, carrier
         strides, widths = config.strides, config.prior.channels
         width_of = dict(zip(strides, widths, strict=True))
         self.tables = [
@@ -205,7 +214,7 @@ class ExactPrior:
             if k + 1 < len(strides):
                 finer = (stride // strides[k + 1]) ** 2 * widths[k + 1]
             added = max(
-                float(np.abs(tables.condition).max()) / 8
+                float(np.abs(tables.condition).max()) / 16
                 for tables, level in zip(self.tables, config.levels, strict=True)
                 if level.stride == stride
             )
@@ -223,5 +232,6 @@ class ExactPrior:
 
 
 def clip_activations(h: Array) -> Array:
-    """Clamp to +-255, in place."""
-    return np.clip(h, -ACTIVATION_MAX, ACTIVATION_MAX, out=h)
+    """Clamp fine values to +-1016, in place."""
+    np.maximum(h, -FINE_MAX, out=h)
+    return np.minimum(h, FINE_MAX, out=h)

@@ -18,13 +18,16 @@ __all__ = ["freeze", "thaw", "unfrozen"]
 # Units of the integers (docs/format.md, section 5). `exact_prior` states them again because it
 # must not import torch; a test compares the two.
 
-UNIT = 32  # activations: integers per unit, clamped to +-255
+UNIT = 16  # what is multiplied: integers per unit, clamped to +-127
+FINE_UNIT = 128  # what is added up, clamped to +-1016
 GATE_UNIT = 128  # a, gate and u
 CONDITION_UNIT = 256
 LOGIT_UNIT = 64  # logits: integers per nat
-ACTIVATION_MAX = 255
+ACTIVATION_MAX = 127
+FINE_MAX = 1016
+WEIGHT_MAX = 127
 ACCUMULATOR_LIMIT = 2**24  # below it float32 sums of integers are exact
-EXPONENTS = range(3, 16)
+EXPONENTS = range(4, 16)
 TABLE_SIZE = 1024
 TABLE_UNIT = 2**20
 
@@ -32,13 +35,13 @@ TABLE_UNIT = 2**20
 def freeze(prior: Prior) -> dict[str, NDArray[np.generic]]:
     """Round a trained prior to the integer tensors that `ExactPrior` loads.
 
-    Each matrix becomes round(weight * 2**e) with the largest e that keeps every possible sum of
-    products below 2**24 and every weight in int16.
+    Each column of a matrix becomes round(weight * 2**e) with the largest e that keeps every
+    possible sum of products below 2**24 and every weight in -127..127.
 
     Returns:
         Arrays by name, as docs/format.md, section 5 lists them.
     Raises:
-        ValueError: weights so large that no exponent fits.
+        ValueError: a weight is not a number, or a bias so large that no exponent fits.
     """
     tensors: dict[str, NDArray[np.generic]] = {}
     with torch.no_grad():
@@ -69,8 +72,8 @@ def _freeze_level(prior: Prior, level: int) -> dict[str, NDArray[np.generic]]:
         _array(tables.bias.flatten(1)),
     )
     return {
-        f"{name}.embedding": _to_integers(_array(tables.embedding) * UNIT, ACTIVATION_MAX),
-        f"{name}.condition": _to_integers(_array(condition) * CONDITION_UNIT, 2**15 - 1),
+        f"{name}.embedding": _clipped(_array(tables.embedding) * FINE_UNIT, FINE_MAX, np.int16),
+        f"{name}.condition": _clipped(_array(condition) * CONDITION_UNIT, 2**15 - 1, np.int16),
         **output,
     }
 
@@ -90,7 +93,7 @@ def _freeze_trunk(name: str, trunk: Trunk, added: float) -> dict[str, NDArray[np
         context = layer.context.weight[None, :, :, 0, 0].transpose(1, 2)
         both = _array(torch.cat([layer.gate.tap_weights(), context]))  # taps, then context
         bias = _array(layer.gate.bias)
-        # A gate of 1/2 + b/4 is 64 + 32 b: the 64 is two units of b.
+        # A gate of 1/2 + b/4 is 64 + 32 b of 128 steps: the 64 is two units of b.
         gate = _freeze_matrix(f"{name}.{i}.gate", both, ACTIVATION_MAX, UNIT, bias, reserve=2)
         residual = _array(layer.residual.weight[:, :, 0, 0].T)
         tensors.update(gate)
@@ -109,26 +112,35 @@ def _freeze_matrix(
     bias: NDArray[np.float64] | None = None,
     reserve: float = 0.0,
 ) -> dict[str, NDArray[np.generic]]:
-    """Integer weight (..., inputs, outputs), its exponent and its bias in units of the sums.
+    """Integer weight (..., inputs, outputs), exponents (outputs,), bias in units of the sums.
 
     `unit` is how many integers make one unit of the input; `reserve` is room, in units, for what
-    is added to the sums besides the bias.
+    is added to the sums besides the bias. Weights beyond the smallest exponent's +-7.9 are clipped.
     """
-    for exponent in reversed(EXPONENTS):
-        rounded = np.round(weight * 2.0**exponent)
-        shift = np.zeros(1) if bias is None else np.round(bias * unit * 2.0**exponent)
-        sums = np.abs(rounded).reshape(-1, rounded.shape[-1]).sum(0) * input_max + np.abs(shift)
+    columns = weight.shape[-1]
+    whole, exponents = np.zeros(weight.shape), np.zeros(columns, np.int8)
+    shift = np.zeros((1 if bias is None else len(np.atleast_2d(bias)), columns))
+    for exponent in EXPONENTS:  # the largest that fits stays
+        scale = 2.0**exponent
+        rounded = np.round(weight * scale)
+        if exponent == EXPONENTS[0]:
+            rounded = rounded.clip(-WEIGHT_MAX, WEIGHT_MAX)
+        shifted = shift * 0 if bias is None else np.round(np.atleast_2d(bias) * unit * scale)
+        sums = np.abs(rounded).reshape(-1, columns).sum(0) * input_max + np.abs(shifted).max(0)
         # One more unit covers the half that rounding adds.
-        bound = sums.max() + (reserve + 1) * unit * 2.0**exponent
-        if bound < ACCUMULATOR_LIMIT and np.abs(rounded).max() < 2**15:
-            frozen: dict[str, NDArray[np.generic]] = {
-                f"{name}.weight": rounded.astype(np.int16),
-                f"{name}.exponent": np.array([exponent], np.int8),
-            }
-            if bias is not None:
-                frozen[f"{name}.bias"] = shift.astype(np.int32)
-            return frozen
-    raise ValueError(f"{name}: weights too large to freeze")
+        fits = sums + (reserve + 1) * unit * scale < ACCUMULATOR_LIMIT
+        fits &= np.abs(rounded).reshape(-1, columns).max(0) <= WEIGHT_MAX
+        whole[..., fits], shift[:, fits] = rounded[..., fits], shifted[:, fits]
+        exponents[fits] = exponent
+    if not (exponents.all() and np.isfinite(weight).all()):
+        raise ValueError(f"{name}: no number, or too large to freeze")
+    frozen: dict[str, NDArray[np.generic]] = {
+        f"{name}.weight": whole.astype(np.int8),
+        f"{name}.exponent": exponents,
+    }
+    if bias is not None:
+        frozen[f"{name}.bias"] = shift.reshape(bias.shape).astype(np.int32)
+    return frozen
 
 
 def thaw(prior: Prior, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -148,7 +160,7 @@ def thaw(prior: Prior, tensors: Mapping[str, NDArray[Any]]) -> None:
                 weight, bias = _thaw_matrix(f"{name}.output", tensors)  # (C, S K), (bins, S K)
                 tables.output.copy_(weight.T.reshape(tables.output.shape))
                 tables.bias.copy_(bias.reshape(tables.bias.shape) / UNIT)
-                tables.embedding.copy_(torch.from_numpy(tensors[f"{name}.embedding"]) / UNIT)
+                tables.embedding.copy_(torch.from_numpy(tensors[f"{name}.embedding"]) / FINE_UNIT)
             for stride, trunk in prior.trunks.items():
                 assert isinstance(trunk, Trunk)
                 _thaw_trunk(f"prior.{stride}", trunk, tensors)
@@ -175,7 +187,7 @@ def _thaw_trunk(name: str, trunk: Trunk, tensors: Mapping[str, NDArray[Any]]) ->
 
 def _thaw_matrix(name: str, tensors: Mapping[str, NDArray[Any]]) -> tuple[Tensor, Tensor]:
     """Weight (..., inputs, outputs), and the bias times the unit of the inputs; 0 without one."""
-    scale = 2.0 ** -float(tensors[f"{name}.exponent"][0])
+    scale = np.ldexp(1.0, -tensors[f"{name}.exponent"].astype(int))
     bias = tensors.get(f"{name}.bias", np.zeros(1))
     weight = torch.from_numpy(tensors[f"{name}.weight"] * scale)
     return weight, torch.from_numpy(bias * scale)
@@ -190,8 +202,10 @@ def unfrozen(prior: Prior) -> dict[str, Tensor]:
     }
 
 
-def _to_integers(values: NDArray[np.float64], limit: int) -> NDArray[np.int16]:
-    return np.clip(np.round(values), -limit, limit).astype(np.int16)
+def _clipped(
+    values: NDArray[np.float64], limit: int, dtype: type[np.integer[Any]]
+) -> NDArray[np.generic]:
+    return np.clip(np.round(values), -limit, limit).astype(dtype)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float64]:

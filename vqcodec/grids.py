@@ -13,6 +13,7 @@ from vqcodec.coder import IndexGrid, encode_grids
 from vqcodec.config import Tuning
 from vqcodec.container import MAX_PIXELS, Container, Part
 from vqcodec.errors import CorruptChunk, RegionError
+from vqcodec.products import Carrier, fastest
 from vqcodec.readers import Reader, read_tiles
 from vqcodec.registry import Model
 from vqcodec.resources import fast_bfloat16
@@ -122,6 +123,7 @@ def read_grids(
     max_pixels: int = MAX_PIXELS,
     workers: int | None = 1,
     progress: Callable[[float], None] | None = None,
+    carrier: Callable[[], Carrier] = fastest,
 ) -> Grids:
     """Parse a file, find its model, decode the index grids and check them; needs no torch.
 
@@ -131,6 +133,7 @@ def read_grids(
         region: (x, y, width, height); tiles that it does not need are not decoded.
         max_pixels: refuse larger pictures.
         workers: how many processes read tiles, as of `readers.read_tiles`.
+        carrier: as of `readers.Reader`.
     Raises:
         BitstreamError, ModelError, RegionError, ValueError: as `codec.decompress`.
     """
@@ -145,7 +148,8 @@ def read_grids(
     grids: list[NDArray[np.uint16]] = []
     tiles = windows.needed(loaded, *size, box_of(parsed, region))
     most, damaged = 0, 0
-    with closing(read_tiles(Reader(data, parsed, loaded, count, partial), tiles, workers)) as found:
+    reader = Reader(data, parsed, loaded, count, partial, carrier)
+    with closing(read_tiles(reader, tiles, workers)) as found:
         for done, (decoded, sound) in enumerate(found):
             damaged += not sound
             if damaged == HOPELESS and most == 0:

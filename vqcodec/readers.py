@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -26,6 +26,7 @@ from vqcodec import container, registry
 from vqcodec.coder import IndexGrid, decode_grids
 from vqcodec.container import Container
 from vqcodec.errors import CorruptChunk
+from vqcodec.products import Carrier, FloatCarrier
 from vqcodec.registry import Model
 from vqcodec.tiles import Tile, split
 
@@ -51,6 +52,7 @@ class Reader:
 
     count: how many levels, from the first.
     partial: of a damaged tile take the levels before the damage.
+    carrier: says what the prior is calculated in; in other processes, float32.
     """
 
     data: bytes
@@ -58,6 +60,7 @@ class Reader:
     model: Model
     count: int
     partial: bool
+    carrier: Callable[[], Carrier] = FloatCarrier
 
     def read(self, tile: Tile) -> Found:
         """The first levels of a tile, as many of `count` as arrived, and whether all are sound.
@@ -82,7 +85,8 @@ class Reader:
         shapes = self.shapes(tile)[: min(len(streams) * step, parsed.level_count)]
         # Part by part, so that a forged file is refused long before its last level.
         try:
-            decode_grids(self.model.prior, streams, shapes, parsed.quality, step, check)
+            prior = self.model.prior_in(self.carrier())
+            decode_grids(prior, streams, shapes, parsed.quality, step, check)
         except CorruptChunk:
             if not self.partial:
                 raise

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
 
     from vqcodec.autoencoder import Autoencoder
     from vqcodec.exact_prior import ExactPrior
+    from vqcodec.products import Carrier
     from vqcodec.quantizer import Quantizer
 
 __all__ = ["TUNED", "Model", "ModelCard", "find", "load", "models", "name_of", "save"]
@@ -57,6 +58,7 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._priors: dict[str, ExactPrior] = {}  # by carrier
         try:
             self.model_id = hash_file(path)
             with safe_open(path, framework="np") as file:
@@ -69,12 +71,20 @@ class Model:
         except _UNREADABLE as error:
             raise ModelError(f"{path}: not a vqcodec weights file: {error}") from error
 
-    @cached_property
+    @property
     def prior(self) -> "ExactPrior":
-        """The frozen prior; needs no torch."""
+        """The frozen prior in the fastest arithmetic; needs no torch."""
+        from vqcodec.products import fastest
+
+        return self.prior_in(fastest())
+
+    def prior_in(self, carrier: "Carrier") -> "ExactPrior":
         from vqcodec.exact_prior import ExactPrior
 
-        return ExactPrior(self.config, self._section("prior."))
+        if carrier.name not in self._priors:
+            section = self._section("prior.")
+            self._priors[carrier.name] = ExactPrior(self.config, section, carrier)
+        return self._priors[carrier.name]
 
     @cached_property
     def autoencoder(self) -> "Autoencoder":

@@ -11,8 +11,10 @@ See docs/format.md, sections 4 and 5.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -22,15 +24,16 @@ from vqcodec.config import RATE_BINS
 from vqcodec.exact_prior import (
     ACTIVATION_MAX,
     AROUND,
+    FINE,
     FIRST_TAPS,
     GATE_MAX,
     LAYER_TAPS,
     QUALITIES,
-    Array,
     ExactPrior,
     clip_activations,
 )
-from vqcodec.resources import limit_blas
+from vqcodec.products import Array
+from vqcodec.resources import limit_threads
 from vqcodec.tally import Tally
 
 __all__ = ["Front", "TOTAL", "cross_entropy_bits", "walk", "walk_known"]
@@ -43,7 +46,7 @@ TOTAL = 2**24  # frequencies of a position sum to this
 
 AHEAD = 3  # fronts to the furthest tap of a context layer, (1, 1)
 LAG = 2 * AHEAD + 1  # fronts between two levels: the two context layers see 2 * AHEAD ahead
-MANY_ROWS = 1024  # in a step; with fewer, as in coding, BLAS threads would be in torch's way
+MANY_ROWS = 1024  # in a step; with fewer, as in coding, threads are in each other's way
 PAD_FRONTS, PAD_ROWS = 5, 2  # the furthest tap, (-2, -1), lies 5 fronts and 2 rows back
 
 
@@ -155,7 +158,7 @@ def _visit(
         first, count = strides.index(stride), strides.count(stride)
         total = run.finer(shapes[first]) if run else None
         run = _Run(prior, range(first, first + count), shapes[first], batch, quality, total)
-        with limit_blas(1 if run.most < MANY_ROWS else None):
+        with limit_threads(1 if run.most < MANY_ROWS else None):
             for step in range(run.steps):
                 yield run, run.step(step)
 
@@ -198,9 +201,11 @@ class _Run:
         # Rows outside the grid are never written and stay zero; all others are written before
         # they are read, by every level.
         size = (self.fronts + 2 * PAD_FRONTS) * stride + (height + 2 * PAD_ROWS) * batch
-        self.total, self.clamped, self.middle = np.zeros((3, size, channels), prior.dtype)
+        self.held = prior.carrier.activations
+        self.total = np.zeros((size, channels), prior.carrier.sums)
+        self.clamped, self.middle = np.zeros((2, size, channels), self.held)
         # Embeddings of the indices, then what each layer reads; at last the context.
-        self.features = np.zeros((depth + 2, size, channels), prior.dtype)
+        self.features = np.zeros((depth + 2, size, channels), self.held)
         self.around, self.first_taps, layer_taps = (
             np.array([(dx + 2 * dy) * stride + dy * batch for dy, dx in taps])
             for taps in (AROUND, FIRST_TAPS, LAYER_TAPS)
@@ -210,37 +215,42 @@ class _Run:
         if total is not None:
             rows = total.reshape(batch, -1, channels)[:, self.order].swapaxes(0, 1)
             self.total[self.slots] = rows.reshape(-1, channels)
-            np.clip(self.total, -ACTIVATION_MAX, ACTIVATION_MAX, out=self.clamped)
+            self.clamped[:] = _narrow(clip_activations(self.total.copy()))
         self.tables = [prior.tables[level] for level in levels]
-        # (2, levels, C): what is added in the context layers, 32 steps per unit
-        self.conditions = np.stack([tables.condition[quality] for tables in self.tables], 1) / 8
+        # (2, levels, C): what is added in the context layers, the second of which is fine.
+        self.conditions = np.stack([tables.condition[quality] for tables in self.tables], 1)
+        self.conditions *= np.array([1, FINE]).reshape(2, 1, 1) / 16
+        self.conditions += 0.5  # for rounding
+        self.half = np.array([0.5], prior.carrier.sums)
         self.bias = [tables.bias[quality * RATE_BINS // QUALITIES] for tables in self.tables]
+        nothing = self._rows([-1] * len(levels))
+        self.ahead = deque([nothing] * AHEAD)  # rows and lanes of the steps to come
         self.tally = Tally([tables.embedding.shape[:2] for tables in self.tables], batch)
 
     def step(self, step: int) -> list[tuple[Front, Frequencies]]:
         """The fronts of this step, coarse first; `place` must follow."""
-        due = [step - LAG * k for k in range(len(self.levels))]
-        self._first_context(*self._rows(due))
-        due = [t - AHEAD for t in due]
-        self.where, lanes = self._rows(due)
+        due = [step - AHEAD - LAG * k for k in range(len(self.levels))]
+        self.ahead.append(self._rows([t + AHEAD for t in due]))
+        self._first_context(*self.ahead[-1])
+        self.where, lanes = self.ahead.popleft()
         h = self._network(self.where, self._second_context(self.where, lanes))
-        start, found = 0, []
-        for k, (tables, t) in enumerate(zip(self.tables, due, strict=True)):
-            first, last = self._span(t)
-            if first == last:
-                continue
-            stop = start + (last - first) * self.batch
-            logits = (h[start:stop] @ tables.output).reshape(last - first, self.batch, -1)
-            logits += self.bias[k]
-            np.floor(logits, out=logits)
-            logits += self.tally.steps[k]
-            slices, size, _ = tables.embedding.shape
-            shares = self._normalise(logits.reshape(-1, size)).reshape(logits.shape)
-            self.tally.expect(k, shares)
-            frequencies = shares.reshape(*logits.shape[:2], slices, size).swapaxes(0, 1)
+        h = _narrow(h).astype(self.held, copy=False)
+        start, logits = 0, []
+        spans = {k: span for k, span in enumerate(map(self._span, due)) if span[0] < span[1]}
+        for k, (first, last) in spans.items():
+            tables, stop = self.tables[k], start + (last - first) * self.batch
+            sums = tables.output(h[start:stop], self.bias[k])
+            sums = sums.reshape(last - first, self.batch, -1)
+            sums += self.tally.steps[k]
+            logits.append(sums.reshape(-1, tables.embedding.shape[1]))
+            start = stop
+        found = []
+        for (k, (first, last)), shares in zip(spans.items(), self._shares(logits), strict=True):
+            slices, size, _ = self.tables[k].embedding.shape
+            self.tally.expect(k, shares.reshape(last - first, self.batch, -1))
+            frequencies = shares.reshape(last - first, self.batch, slices, size).swapaxes(0, 1)
             front = Front(self.levels[k], self.rows[first:last], self.cols[first:last])
             found.append((front, frequencies))
-            start = stop
         return found
 
     def place(self, chosen: Sequence[tuple[Front, Indices]]) -> None:
@@ -255,10 +265,10 @@ class _Run:
         ]
         self.tally.learn([(front.level - self.levels[0], indices) for front, indices in chosen])
         rows = np.concatenate(embedded)
-        self.features[0][self.where] = rows
+        self.features[0][self.where] = _narrow(rows)
         rows += self.total[self.where]
         self.total[self.where] = rows
-        self.clamped[self.where] = clip_activations(rows)
+        self.clamped[self.where] = _narrow(clip_activations(rows))
 
     def ends(self, front: Front) -> bool:
         """Whether it is the last of its level."""
@@ -268,8 +278,10 @@ class _Run:
         """The total (batch, *shape, C') for the next stride, when all indices are placed."""
         matrix, (height, width), factor = self.trunk.up, self.shape, shape[0] // self.shape[0]
         assert matrix is not None
-        blocks: Array = np.empty((height * width, self.batch, matrix.shape[1]), matrix.dtype)
-        blocks[self.order] = _round(self.clamped[self.slots] @ matrix).reshape(blocks.shape)
+        found = matrix(self.clamped[self.slots], self.half)
+        found = found.reshape(height * width, self.batch, -1)
+        blocks = np.empty_like(found)
+        blocks[self.order] = found
         # Column (dy * f + dx) * C' + c is channel c of the finer position (f i + dy, f j + dx).
         blocks = blocks.swapaxes(0, 1).reshape(self.batch, height, width, factor, factor, -1)
         finer: Array = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(self.batch, *shape, -1)
@@ -287,38 +299,44 @@ class _Run:
         return where, np.repeat(np.arange(len(spans)), counts)
 
     def _first_context(self, where: NDArray[np.intp], lanes: NDArray[np.intp]) -> None:
-        sums = _taps(self.clamped, where, self.around) @ self.trunk.context1
-        sums += self.conditions[0].take(lanes, axis=0)
-        self.middle[where] = np.clip(_round(sums), 0, ACTIVATION_MAX)
+        added = self.conditions[0].take(lanes, axis=0)
+        found = self.trunk.context1(_taps(self.clamped, where, self.around), added)
+        np.maximum(found, 0, out=found)
+        self.middle[where] = np.minimum(found, ACTIVATION_MAX, out=found)
 
     def _second_context(self, where: NDArray[np.intp], lanes: NDArray[np.intp]) -> Array:
         """(n, C)"""
-        sums = _taps(self.middle, where, self.around) @ self.trunk.context2
-        sums += self.conditions[1].take(lanes, axis=0)
-        return clip_activations(_round(sums))
+        added = self.conditions[1].take(lanes, axis=0)
+        return clip_activations(self.trunk.context2(_taps(self.middle, where, self.around), added))
 
     def _network(self, where: NDArray[np.intp], context: Array) -> Array:
         """The causal layers: (n, C)."""
         trunk, channels = self.trunk, self.trunk.channels
-        self.features[-1][where] = context
-        h: Array = _taps(self.features[0], where, self.first_taps) @ trunk.first
-        _round(h)  # before the context is added: the bounds of the sums do not allow for it
+        self.features[-1][where] = _narrow(context)
+        # Rounded before the context is added: the bounds of the sums do not allow for it.
+        h = trunk.first(_taps(self.features[0], where, self.first_taps), self.half)
         h += context
         clip_activations(h)
         for k, layer in enumerate(trunk.layers):
-            self.features[k + 1][where] = h
+            self.features[k + 1][where] = _narrow(h)
             read = self.features[k + 1 :].reshape(-1, channels)
-            sums = _taps(read, where, self.layer_taps[k]) @ layer.gate
-            sums += layer.bias
-            np.floor(sums, out=sums)
+            sums = layer.gate(_taps(read, where, self.layer_taps[k]), layer.bias)
             np.maximum(sums, layer.low, out=sums)
             np.minimum(sums, layer.high, out=sums)
             u = sums[:, :channels] * sums[:, channels:]
             u *= 1 / GATE_MAX
             np.floor(u, out=u)
-            h += _round(u @ layer.residual)
+            h += layer.residual(u.astype(self.held, copy=False), self.half)
             clip_activations(h)
         return h
+
+    def _shares(self, logits: Sequence[Array]) -> list[NDArray[np.float64]]:
+        """`_normalise` for several levels: in one go, for speed, if all have as many codes."""
+        if len({part.shape[1] for part in logits}) != 1:
+            return [self._normalise(part) for part in logits]
+        every = self._normalise(np.concatenate(logits))
+        ends = [0, *accumulate(len(part) for part in logits)]
+        return [every[a:b] for a, b in pairwise(ends)]
 
     def _normalise(self, logits: Array) -> NDArray[np.float64]:
         """Logits -> frequencies (n, K); spoils the logits."""
@@ -337,13 +355,14 @@ class _Run:
         return shares
 
 
-def _taps(features: Array, where: NDArray[np.intp], back: NDArray[np.intp]) -> Array:
+def _taps(features: NDArray[Any], where: NDArray[np.intp], back: NDArray[np.intp]) -> NDArray[Any]:
     """The taps of some rows side by side: (n, taps * C)."""
-    found: Array = features.take(where[:, None] + back, axis=0, mode="clip")
+    found = features.take(where[:, None] + back, axis=0, mode="clip")
     return found.reshape(len(where), len(back) * features.shape[1])
 
 
-def _round(sums: Array) -> Array:
-    """floor(sums + 1/2), in place."""
-    sums += 0.5
-    return np.floor(sums, out=sums)
+def _narrow(h: Array) -> Array:
+    """Fine values to the steps of what is multiplied."""
+    steps: Array = h * (1 / FINE)
+    steps += 0.5
+    return np.floor(steps, out=steps)

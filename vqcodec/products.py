@@ -1,0 +1,109 @@
+"""Products of 8-bit integers, exact in each of these arithmetics. NumPy only; torch where it is.
+
+All sums of a product stay below 2**24 (`exact_prior` checks), so floating point has them exactly.
+Integers are several times as fast on processors made for them (VNNI, AMX), but NumPy has no fast
+product of integers; torch has.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vqcodec.resources import fast_int8
+
+__all__ = [
+    *("Array", "Carrier", "FloatCarrier", "Int8Carrier", "Product"),
+    *("fastest", "fastest_with_torch", "int8_is_right"),
+]
+
+CHANNELS = 64  # of the products that are tried first
+
+Array = NDArray[np.floating[Any]]  # integer-valued, or multiples of a power of two
+# Activations (n, inputs), and what is added (outputs,) or (n, outputs) -> floors (n, outputs).
+Product = Callable[[NDArray[Any], Array], Array]
+
+
+class Carrier(Protocol):
+    """What holds activations, and what the sums come out in."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def activations(self) -> type[np.number[Any]]: ...
+    @property
+    def sums(self) -> type[np.floating[Any]]: ...
+
+    def product(self, weight: NDArray[np.int8], units: NDArray[np.float64]) -> Product:
+        """The product with a matrix (inputs, outputs) whose columns count in units (outputs,)."""
+        ...
+
+
+class FloatCarrier:
+    """Everything in floating point: for any machine."""
+
+    def __init__(self, dtype: type[np.floating[Any]] = np.float32) -> None:
+        self.activations, self.sums, self.name = dtype, dtype, dtype.__name__
+
+    def product(self, weight: NDArray[np.int8], units: NDArray[np.float64]) -> Product:
+        matrix = (weight * units).astype(self.sums)
+
+        def product(rows: NDArray[Any], added: Array) -> Array:
+            sums: Array = rows @ matrix
+            sums += added
+            return np.floor(sums, out=sums)
+
+        return product
+
+
+class Int8Carrier:
+    """Activations as they are, sums in int32, by torch."""
+
+    activations, sums, name = np.int8, np.float32, "int8"
+
+    def product(self, weight: NDArray[np.int8], units: NDArray[np.float64]) -> Product:
+        import torch
+
+        matrix, each = torch.from_numpy(weight), torch.from_numpy(units.astype(np.float32))
+
+        def product(rows: NDArray[Any], added: Array) -> Array:
+            sums = torch._int_mm(torch.from_numpy(rows), matrix)
+            found = torch.addcmul(torch.from_numpy(added), sums, each).floor_()
+            return found.numpy()
+
+        return product
+
+
+def fastest() -> Carrier:
+    """The one that suits this processor; one that needs torch only where that is loaded."""
+    suits = "torch" in sys.modules and fast_int8() and int8_is_right()
+    return Int8Carrier() if suits else FloatCarrier()
+
+
+def fastest_with_torch() -> Carrier:
+    """The same for those who need torch anyway; loading it takes a second or two."""
+    importlib.import_module("torch")
+    return fastest()
+
+
+@functools.cache
+def int8_is_right() -> bool:
+    """Whether torch's largest products come out; kernels for other processors may saturate."""
+    signs = np.where(np.arange(CHANNELS * 9) % 4 < 2, 1, -1)
+    rows = np.stack([np.full(CHANNELS * 9, -128), 127 * signs, 127 * np.roll(signs, 1)])
+    weight = np.stack([np.full(CHANNELS * 9, 127), 127 * signs, -128 * signs], 1)
+    rows = np.repeat(rows, 11, 0).astype(np.int8)
+    weight = np.repeat(weight, 11, 1).astype(np.int8)
+    units = np.ones(weight.shape[1])
+    added = units.astype(np.float32) / 2
+    try:
+        found = Int8Carrier().product(weight, units)(rows, added)
+    except (AttributeError, RuntimeError):  # it is no public function of torch
+        return False
+    return np.array_equal(found, FloatCarrier(np.float64).product(weight, units)(rows, added))
