@@ -20,7 +20,7 @@ from vqcodec.products import FloatCarrier, Int8Carrier, int8_is_right
 
 NAMES = ("vq-vae", "vq-vae-2", "residual")
 IN_PROCESS = 17  # and seven more, where sums of int8 are right
-NEHALEM = ("OPENBLAS_CORETYPE", "Nehalem", "FloatCarrier")
+NEHALEM = ("OPENBLAS_CORETYPE", "Nehalem", "float32")
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_one_hash_by_all_ways(tiny_weights: dict[str, Path], name: str) -> None:
     model = registry.load(str(tiny_weights[name]))
     wanted, drawn = probe_walk(model.prior)
     assert model.probe == probe(model.prior) == wanted
-    for carrier in (FloatCarrier(), FloatCarrier(np.float64), Int8Carrier()):
+    for carrier in (FloatCarrier(), FloatCarrier(np.float64), Int8Carrier(least=0)):
         if carrier.name == "int8" and not int8_is_right():
             continue
         prior = model.prior_in(carrier)
@@ -142,11 +142,11 @@ def test_int8_is_used_only_where_its_sums_are_right(
     """Without VNNI, kernels add two products in 16 bits, which saturate."""
     path = str(tiny_weights["vq-vae"])
     for most in ("AVX2", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_AMX"):
-        found, note = doctor._child(path, "ONEDNN_MAX_CPU_ISA", most, "Int8Carrier")
+        found, note = doctor._child(path, "ONEDNN_MAX_CPU_ISA", most, "int8")
         found.pop("kernels", None)
         assert set(found.values()) == {registry.load(path).probe} or note
     monkeypatch.setattr(doctor, "int8_is_right", lambda: False)
-    assert doctor.probe_here(path, "Int8Carrier") == {}
+    assert doctor.probe_here(path, "int8") == {}
     (check,) = doctor._int8_here(registry.load(path))
     assert (check.hash, check.note) == (None, doctor.INEXACT)
 

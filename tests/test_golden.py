@@ -88,7 +88,7 @@ def test_same_indices_in_other_arithmetic(name: str, kind: str) -> None:
     data, asked = (GOLDEN / "v0" / f"{name}.vqc").read_bytes(), list[Carrier]()
 
     def carrier() -> Carrier:
-        asked.append(Int8Carrier() if kind == "int8" else FloatCarrier(np.float64))
+        asked.append(Int8Carrier(least=0) if kind == "int8" else FloatCarrier(np.float64))
         return asked[-1]
 
     found = grids.read_grids(data, model=model_of(name), carrier=carrier)

@@ -18,7 +18,9 @@ def asked_anew() -> Any:
     int8_is_right.cache_clear()
 
 
-@pytest.mark.parametrize("carrier", [FloatCarrier(), FloatCarrier(np.float64), Int8Carrier()])
+@pytest.mark.parametrize(
+    "carrier", [FloatCarrier(), FloatCarrier(np.float64), Int8Carrier(least=0)]
+)
 @pytest.mark.parametrize("shape", [(1, 64, 64), (7, 384, 128), (150, 576, 65), (33, 1, 3)])
 def test_sums_are_floors_of_what_integers_give(carrier: Any, shape: tuple[int, int, int]) -> None:
     if carrier.name == "int8" and not int8_is_right():
@@ -37,6 +39,14 @@ def test_sums_are_floors_of_what_integers_give(carrier: Any, shape: tuple[int, i
     one = product(seen.astype(carrier.activations), np.array([0.5], carrier.sums))
     half = 1 << exponents - 1
     np.testing.assert_array_equal(one, (seen @ weight.astype(np.int64) + half) >> exponents)
+
+
+def test_small_products_are_left_to_floats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch, "_int_mm")
+    rows, weight = np.full((9, 64), -128, np.int8), np.full((64, 64), 127, np.int8)
+    product = Int8Carrier().product(weight, np.ones(64))
+    found = product(rows, np.zeros(64, np.float32))
+    assert found.dtype == np.float32 and (found == -128 * 127 * 64).all()
 
 
 def test_the_fastest_that_is_right_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,7 @@ BATCHES = (1, 8)
 INEXACT = "inexact: not used"
 SHOWN = 12  # digits of a hash in the table, which fits 80 columns
 FLOATS = (FloatCarrier(), FloatCarrier(np.float64))
+ALL_INT8 = Int8Carrier(least=0)
 
 # Sets of kernels in OpenBLAS for x86-64: SSE3, SSE4.2, AVX, AVX2, AVX-512, and AMX. A build that
 # lacks one takes another, and says so.
@@ -170,7 +171,7 @@ def _int8_here(model: registry.Model) -> Iterator[Check]:
     if not int8_is_right():
         yield Check("int8", None, INEXACT)
         return
-    prior, before, grids = model.prior_in(Int8Carrier()), torch.get_num_threads(), None
+    prior, before, grids = model.prior_in(ALL_INT8), torch.get_num_threads(), None
     for batch in BATCHES:
         found, drawn = probe_walk(prior, batch)
         grids = grids or drawn
@@ -208,7 +209,7 @@ def _core_types(name: str) -> Iterator[Check]:
     for core_type in CORE_TYPES:
         found, note = dict[str, str](), "BLAS is not OpenBLAS"
         if pools.lib_controllers:
-            found, note = _child(name, "OPENBLAS_CORETYPE", core_type, FloatCarrier.__name__)
+            found, note = _child(name, "OPENBLAS_CORETYPE", core_type, FLOATS[0].name)
         if found and (taken := found["kernels"]).lower() != core_type.lower():
             found, note = {}, f"OpenBLAS takes {taken}"
         for what in CHILDREN_DO:
@@ -218,7 +219,7 @@ def _core_types(name: str) -> Iterator[Check]:
 def _instruction_sets(name: str) -> Iterator[Check]:
     """Kernels of oneDNN for products of int8 on other processors."""
     for most in INSTRUCTION_SETS:
-        found, note = _child(name, "ONEDNN_MAX_CPU_ISA", most, Int8Carrier.__name__)
+        found, note = _child(name, "ONEDNN_MAX_CPU_ISA", most, ALL_INT8.name)
         for what in CHILDREN_DO:
             yield Check(f"int8 with {most}: {what}", found.get(what), note)
 
@@ -246,10 +247,9 @@ def probe_here(name: str, carrier: str) -> dict[str, str]:
     """In a child: the hashes, and whose kernels OpenBLAS uses; nothing where int8 is not right."""
     pools = ThreadpoolController().select(internal_api="openblas")
     taken = next((str(library.architecture) for library in pools.lib_controllers), "none")
-    if carrier == Int8Carrier.__name__ and not int8_is_right():
+    if carrier == ALL_INT8.name and not int8_is_right():
         return {}
-    kind = Int8Carrier if carrier == Int8Carrier.__name__ else FloatCarrier
-    prior = registry.load(name).prior_in(kind())
+    prior = registry.load(name).prior_in(ALL_INT8 if carrier == ALL_INT8.name else FLOATS[0])
     digest, drawn = probe_walk(prior)
     known = probe_known(prior, drawn, batch=8)
     return dict(zip(CHILDREN_DO, (digest, known), strict=True)) | {

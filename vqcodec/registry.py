@@ -58,7 +58,7 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._priors: dict[str, ExactPrior] = {}  # by carrier
+        self._priors: dict[Carrier, ExactPrior] = {}
         try:
             self.model_id = hash_file(path)
             with safe_open(path, framework="np") as file:
@@ -81,10 +81,9 @@ class Model:
     def prior_in(self, carrier: "Carrier") -> "ExactPrior":
         from vqcodec.exact_prior import ExactPrior
 
-        if carrier.name not in self._priors:
-            section = self._section("prior.")
-            self._priors[carrier.name] = ExactPrior(self.config, section, carrier)
-        return self._priors[carrier.name]
+        if carrier not in self._priors:
+            self._priors[carrier] = ExactPrior(self.config, self._section("prior."), carrier)
+        return self._priors[carrier]
 
     @cached_property
     def autoencoder(self) -> "Autoencoder":
