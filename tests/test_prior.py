@@ -239,6 +239,14 @@ def test_freezing_costs_under_half_a_percent(
     assert loss < 0.005
 
 
+def test_a_prior_frozen_in_other_units_is_not_thawed() -> None:
+    frozen = freeze(Prior(CONFIG))
+    name = f"prior.{CONFIG.levels[0].stride}.first.weight"
+    frozen[name] = frozen[name].astype(np.int16)
+    with pytest.raises(ValueError, match="first.weight is int16, not int8"):
+        thaw(Prior(CONFIG), frozen)
+
+
 def test_thawing_undoes_freezing_up_to_rounding() -> None:
     torch.manual_seed(4)
     trained, thawed = Prior(CONFIG), Prior(CONFIG)

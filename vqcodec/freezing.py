@@ -187,6 +187,8 @@ def _thaw_trunk(name: str, trunk: Trunk, tensors: Mapping[str, NDArray[Any]]) ->
 
 def _thaw_matrix(name: str, tensors: Mapping[str, NDArray[Any]]) -> tuple[Tensor, Tensor]:
     """Weight (..., inputs, outputs), and the bias times the unit of the inputs; 0 without one."""
+    if (found := tensors[f"{name}.weight"].dtype) != np.int8:  # an older file, in other units
+        raise ValueError(f"{name}.weight is {found}, not int8")
     scale = np.ldexp(1.0, -tensors[f"{name}.exponent"].astype(int))
     bias = tensors.get(f"{name}.bias", np.zeros(1))
     weight = torch.from_numpy(tensors[f"{name}.weight"] * scale)
