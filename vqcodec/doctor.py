@@ -14,7 +14,7 @@ import platform
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,8 @@ from rich.text import Text
 from threadpoolctl import ThreadpoolController
 
 from vqcodec import registry
-from vqcodec.probe import probe_known, probe_walk
+from vqcodec.exact_prior import ExactPrior
+from vqcodec.probe import Grids, probe_known, probe_walk
 from vqcodec.products import FloatCarrier, Int8Carrier, int8_is_right
 
 __all__ = ["Check", "Diagnosis", "examine", "print_table"]
@@ -45,8 +46,8 @@ ALL_INT8 = Int8Carrier(least=0)
 # lacks one takes another, and says so.
 CORE_TYPES = ("Prescott", "Nehalem", "Sandybridge", "Haswell", "SkylakeX", "SapphireRapids")
 SAME = {"Katmai": "Prescott"}  # two names of one set; OpenBLAS tells the former
-# Those of oneDNN, which torch multiplies int8 with: without VNNI, with, and with AMX.
 CHILDREN_DO = ("walk, batch 1", "walk_known, batch 8")
+# Those of oneDNN, which torch multiplies int8 with: without VNNI, with, and with AMX.
 INSTRUCTION_SETS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_AMX")
 
 # The child imports from where we did, and not also from the current folder.
@@ -152,13 +153,7 @@ def print_table(diagnosis: Diagnosis) -> None:
 def _here(model: registry.Model) -> Iterator[Check]:
     """What can be set within this process."""
     settings = [(model.prior_in(carrier), batch) for carrier in FLOATS for batch in BATCHES]
-    grids = None
-    for prior, batch in settings:
-        # Fronts of a few rows get one thread, whatever is set (`walk.MANY_ROWS`).
-        found, drawn = probe_walk(prior, batch)
-        grids = grids or drawn
-        yield Check(f"walk, batch {batch}, {prior.carrier.name}", found)
-    assert grids is not None
+    grids = yield from _walks(settings)
     for prior, batch in settings:
         what = f"walk_known, batch {batch}, {prior.carrier.name}"
         yield from _threads(what, partial(probe_known, prior, grids, batch))
@@ -171,21 +166,32 @@ def _int8_here(model: registry.Model) -> Iterator[Check]:
     if not int8_is_right():
         yield Check("int8", None, INEXACT)
         return
-    prior, before, grids = model.prior_in(ALL_INT8), torch.get_num_threads(), None
-    for batch in BATCHES:
-        found, drawn = probe_walk(prior, batch)
-        grids = grids or drawn
-        yield Check(f"walk, batch {batch}, int8", found)
-    assert grids is not None
+    prior, before = model.prior_in(ALL_INT8), torch.get_num_threads()
+    grids = yield from _walks([(prior, batch) for batch in BATCHES])
     for batch, threads in itertools.product(BATCHES, THREADS):
         torch.set_num_threads(threads)
         try:
             found = probe_known(prior, grids, batch)
         finally:
             torch.set_num_threads(before)
-        yield Check(
-            f"walk_known, batch {batch}, int8, {threads} thread{'s' * (threads > 1)}", found
-        )
+        yield Check(_with_threads(f"walk_known, batch {batch}, int8", threads), found)
+
+
+def _walks(
+    settings: Sequence[tuple[ExactPrior, int]],
+) -> Generator[Check, None, Sequence[Grids]]:
+    """`probe_walk` with each prior and batch; returns the grids that the first drew."""
+    grids: Sequence[Grids] = ()
+    for prior, batch in settings:
+        # Fronts of a few rows get one thread, whatever is set (`walk.MANY_ROWS`).
+        found, drawn = probe_walk(prior, batch)
+        grids = grids or drawn
+        yield Check(f"walk, batch {batch}, {prior.carrier.name}", found)
+    return grids
+
+
+def _with_threads(what: str, threads: int) -> str:
+    return f"{what}, {threads} thread{'s' * (threads > 1)}"
 
 
 def _threads(what: str, probe: Callable[[], str]) -> Iterator[Check]:
@@ -194,7 +200,7 @@ def _threads(what: str, probe: Callable[[], str]) -> Iterator[Check]:
     if not pools.lib_controllers:  # Accelerate, for one
         yield Check(f"{what}, threads as they are", probe())
     for threads in THREADS:
-        label = f"{what}, {threads} thread{'s' * (threads > 1)}"
+        label = _with_threads(what, threads)
         with pools.limit(limits=threads):
             if {library.num_threads for library in pools.lib_controllers} == {threads}:
                 check = Check(label, probe())

@@ -38,13 +38,12 @@ EXPONENTS = range(4, 16)
 TABLE_SIZE = 1024
 TABLE_UNIT = 2**20
 
+FLOAT32 = FloatCarrier()
+
 
 # Each column of a matrix, and its bias, is divided by a power of two, so that sums come out in the
 # steps of the result, before rounding. In binary floating point this is exact: the integers of the
 # bounds times a power of two.
-
-
-FLOAT32 = FloatCarrier()
 
 
 @dataclass(frozen=True)

@@ -118,14 +118,14 @@ def _freeze_matrix(
     is added to the sums besides the bias. Weights beyond the smallest exponent's +-7.9 are clipped.
     """
     columns = weight.shape[-1]
-    whole, exponents = np.zeros(weight.shape), np.zeros(columns, np.int8)
-    shift = np.zeros((1 if bias is None else len(np.atleast_2d(bias)), columns))
+    biases = np.zeros((1, columns)) if bias is None else np.atleast_2d(bias) * unit
+    whole, shift = np.zeros_like(weight), np.zeros_like(biases)
+    exponents = np.zeros(columns, np.int8)
     for exponent in EXPONENTS:  # the largest that fits stays
         scale = 2.0**exponent
-        rounded = np.round(weight * scale)
+        rounded, shifted = np.round(weight * scale), np.round(biases * scale)
         if exponent == EXPONENTS[0]:
             rounded = rounded.clip(-WEIGHT_MAX, WEIGHT_MAX)
-        shifted = shift * 0 if bias is None else np.round(np.atleast_2d(bias) * unit * scale)
         sums = np.abs(rounded).reshape(-1, columns).sum(0) * input_max + np.abs(shifted).max(0)
         # One more unit covers the half that rounding adds.
         fits = sums + (reserve + 1) * unit * scale < ACCUMULATOR_LIMIT
