@@ -71,7 +71,8 @@ def test_without_weights_distortion_is_squared_error() -> None:
     torch.manual_seed(0)
     x, y = torch.rand(2, 2, 3, 16, 16)
     want = (x - y).square().flatten(1).sum(1)
-    torch.testing.assert_close(distortion(x, y, None), want)
+    for part in distortion(x, y, None):
+        torch.testing.assert_close(part, want)
 
 
 def test_with_weights_its_value_is_weighted_and_its_gradient_raises_ms_ssim() -> None:
@@ -80,13 +81,13 @@ def test_with_weights_its_value_is_weighted_and_its_gradient_raises_ms_ssim() ->
     y = (x + 0.05 * torch.randn_like(x)).requires_grad_()
     weights = weights_for(SSIM, x)
     assert weights is not None
-    found = distortion(y, x, weights)
+    found, _ = distortion(y, x, weights)
     each = weights.repeat_interleave(4, 1).repeat_interleave(4, 2)[:, None]
     torch.testing.assert_close(
         found, ((y - x).square() * each).flatten(1).sum(1), rtol=1e-4, atol=0
     )
     (gradient,) = torch.autograd.grad(found.sum(), y)
-    (plain,) = torch.autograd.grad(distortion(y, x, None).sum(), y)
+    (plain,) = torch.autograd.grad(distortion(y, x, None)[0].sum(), y)
 
     def after(direction: torch.Tensor) -> float:
         """1 - MS-SSIM after a step of the same squared length."""
@@ -94,3 +95,15 @@ def test_with_weights_its_value_is_weighted_and_its_gradient_raises_ms_ssim() ->
 
     with torch.no_grad():
         assert after(gradient) < after(plain) < float(dissimilarity(y, x))
+
+
+def test_results_are_compared_by_what_the_gradient_lowers() -> None:
+    """By the logarithms of both errors: a tenth of the squared one's, the rest MS-SSIM's."""
+    torch.manual_seed(0)
+    x = picture(200)[:, :, :192, :192]
+    weights = weights_for(SSIM, x)
+    brighter, noisy = x + 0.03, x + 0.02 * torch.randn_like(x)
+    (squares, shift), (fewer, noise) = (distortion(y, x, weights) for y in (brighter, noisy))
+    assert squares > 2 * fewer and shift < noise / 10
+    unlike = dissimilarity(brighter, x) / dissimilarity(noisy, x)
+    torch.testing.assert_close(shift / noise, (squares / fewer) ** 0.1 * unlike**0.9)

@@ -1,5 +1,6 @@
 """refine.py: a step that brings what is decoded closer to the picture."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from conftest import TINY
 
 from vqcodec import container, grids, refine, registry, tiles, windows
 from vqcodec.autoencoder import Autoencoder
+from vqcodec.config import Tuning
 from vqcodec.drawings import draw
 from vqcodec.quantizer import Quantized, Quantizer
 from vqcodec.tiles import Tile
@@ -107,13 +109,30 @@ def test_a_step_that_leads_astray_is_not_taken() -> None:
     assert second.equal(start[1]) and not refined(safe=False)[1].equal(start[1])
 
 
+def test_the_best_step_for_ms_ssim_may_have_more_squared_error() -> None:
+    torch.manual_seed(0)
+    picture, latent = torch.rand(1, 3, 64, 64), torch.randn(1, 12, 16, 16)
+    noisy = picture + 0.05 * torch.randn_like(picture)
+    shown = iter([noisy, picture + 0.08, noisy])  # the second is the picture, but brighter
+
+    def decode(y: torch.Tensor) -> torch.Tensor:
+        return next(shown) + y.mean()
+
+    choice, quality = Nothing("ssim"), torch.tensor([60.0])
+    rest = 2, 5, 2, torch.ones(1, 16, 16), None, True
+    found = refine.refine(choice, decode, latent, picture, quality, *rest)
+    assert len(choice.seen) == 3 and found.equal(choice.seen[1])
+
+
 class Nothing(Quantizer):
     """Takes the latent as it is, for no bits."""
 
-    def __init__(self) -> None:
-        super().__init__(TINY["residual"])
+    def __init__(self, tune: Tuning = "psnr") -> None:
+        super().__init__(replace(TINY["residual"], tune=tune))
+        self.seen: list[torch.Tensor] = []
 
     def forward(self, latent: torch.Tensor, *_: object, **__: object) -> Quantized:
+        self.seen.append(latent)
         return Quantized(latent.detach().clone(), [], torch.zeros(len(latent)))
 
 

@@ -23,10 +23,10 @@ __all__ = ["Grids", "read_grids", "write_tile"]
 
 # Per effort: looks at what the choice so far decodes to, paths followed up in these, and at last.
 # With looks, the last choice goes by what the prior expects too, not by marginal lengths alone.
-# MS-SSIM is no square, which a few steps would find the least of: experiment 47.
+# MS-SSIM is no square, which a few steps would find the least of: experiments 47, 51.
 EFFORTS: dict[Tuning, tuple[tuple[int, int, int], ...]] = {
     "psnr": ((0, 2, 16), (3, 12, 48), (8, 16, 64)),
-    "ssim": ((0, 2, 16), (6, 12, 48), (12, 16, 64)),
+    "ssim": ((0, 2, 16), (8, 12, 48), (12, 16, 64)),
 }
 MARGIN = 32  # pixels of the neighbouring tiles that a look decodes
 

@@ -91,7 +91,7 @@ class AutoencoderObjective:
 
         pixels = x.shape[2] * x.shape[3]
         each = torch.ones(1, 1, 1) if weights is None else weights
-        loss = distortion(picture, x, weights) / pixels
+        loss = distortion(picture, x, weights)[0] / pixels
         left = (latent - quantized.latent).square().sum(1)  # (B, h, w)
         commitment = (left * each).flatten(1).sum(1) / pixels
         proxy = proxy_bits(latent, lambdas[:, None, None] / each) / pixels
@@ -146,7 +146,7 @@ class DecoderObjective:
         latent = quantizer.dequantize(kept, x.shape[2] // stride, x.shape[3] // stride)
         with torch.autocast(x.device.type, torch.bfloat16):
             picture = autoencoder.decode(latent, quality)
-        loss = distortion(picture, x, weights_for(quantizer.config, x))
+        loss, _ = distortion(picture, x, weights_for(quantizer.config, x))
         error = loss.detach().clamp(min=1e-6)
         say = torch.ones(len(x))
         if whole:

@@ -41,11 +41,13 @@ def weights_for(config: ModelConfig, x: Tensor) -> Tensor | None:
     return ((2 * TYPICAL + C2) / (2 * variance + C2)).sqrt()
 
 
-def distortion(decoded: Tensor, x: Tensor, weights: Tensor | None) -> Tensor:
-    """Squared error of each picture, summed and weighted: (B,).
+def distortion(decoded: Tensor, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """How far off each picture is: what to descend, and what to compare results by, (B,) each.
 
-    With weights, most of its gradient is that of 1 - MS-SSIM, scaled so that a relative change of
-    either is worth the same.
+    Both are the squared error, summed, without weights. With weights, the first has the value of
+    the weighted squared error, but most of its gradient is that of 1 - MS-SSIM, scaled so that a
+    relative change of either is worth the same. The second has these shares of the logarithms of
+    both, so that it falls where that gradient leads; it has none itself, and a unit of its own.
 
     Args:
         decoded, x: (B, 3, H, W) in 0..1.
@@ -53,12 +55,15 @@ def distortion(decoded: Tensor, x: Tensor, weights: Tensor | None) -> Tensor:
     """
     squares = (decoded - x).square()
     if weights is None:
-        return squares.flatten(1).sum(1)
+        plain = squares.flatten(1).sum(1)
+        return plain, plain.detach().clamp(min=1e-6)
     stride = x.shape[2] // weights.shape[1]
     weighted = (F.avg_pool2d(squares, stride).sum(1) * weights).flatten(1).sum(1) * stride**2
     loss = dissimilarity(decoded, x)
-    pull = weighted.detach() * loss / loss.detach().clamp(min=1e-6)
-    return SQUARED * weighted + (1 - SQUARED) * (pull + (weighted - pull).detach())
+    value, unlike = (part.detach().clamp(min=1e-6) for part in (weighted, loss))
+    pull = value * loss / unlike
+    descend = SQUARED * weighted + (1 - SQUARED) * (pull + (weighted - pull).detach())
+    return descend, value**SQUARED * unlike ** (1 - SQUARED)
 
 
 def dissimilarity(decoded: Tensor, x: Tensor) -> Tensor:

@@ -69,12 +69,14 @@ def refine(
     first, momentum = 1 + (FIRST - 1) * usual, MOMENTUM * usual
     move, price = torch.zeros(()), quantizer.lambdas(quality)
     best, least = latent, torch.full((len(latent),), torch.inf)
+    unit = torch.ones(())
     for look in range(looks + 1 if safe and looks else looks):
         with torch.set_grad_enabled(look < looks):
             quantized = quantizer(latent, quality, levels=levels, beam=beam, weights=weights)
             chosen = quantized.latent.requires_grad_(look < looks)
-            losses = distortion(decode(chosen), picture, weights)
-            costs = losses.detach() + price * quantized.bits
+            losses, errors = distortion(decode(chosen), picture, weights)
+            unit = unit if look else losses.detach() / errors
+            costs = unit * errors + price * quantized.bits
             best = torch.where((costs < least)[:, None, None, None], latent, best)
             least = torch.minimum(costs, least)
             if look == looks:
