@@ -16,8 +16,9 @@ from PIL import Image
 
 from vqcodec import lengths, objective, registry, train
 from vqcodec import run as train_run
+from vqcodec.codebooks import Codebooks
 from vqcodec.config import Tuning
-from vqcodec.data import CropSource
+from vqcodec.data import CropSource, drawn_pictures
 from vqcodec.drawings import draw
 from vqcodec.errors import ImageError, ModelError
 from vqcodec.loop import Loop, deferred_interrupts
@@ -285,9 +286,10 @@ def test_training_goes_on_from_a_weights_file(
         for name, tensor in before.tensors.items()
         if not np.array_equal(tensor, after.tensors[name])
     }
-    # What only decoding uses, and the prior: files of the same latent have the same indices.
+    # Only what comes after the encoder.
     kept = ("encoder_in", "encoder_blocks", "encoder_out", "embedding", "klt", "sigma")
-    assert "autoencoder.fine_blocks" in changed and "quantizer.codebook_0" not in changed
+    assert "autoencoder.fine_blocks" in changed and "quantizer.codebook_0" in changed
+    assert not any(after.tensors[f"quantizer.codebook_{k}"][:, 0].any() for k in range(5))
     assert not changed & {f"autoencoder.{name}" for name in kept}
     assert any(
         not np.array_equal(before.tensors[k], after.tensors[k])
@@ -430,7 +432,8 @@ def test_the_say_of_a_crop_goes_with_its_error(
     )
     monkeypatch.setattr(objective, "PARTIAL_LEVELS", 0.0)
     decoder = DecoderObjective()
-    arguments = model.autoencoder, quantizer, x, grids, quality, coded
+    codebooks = Codebooks(quantizer)
+    arguments = model.autoencoder, quantizer, x, grids, quality, coded, codebooks()
     assert decoder(*arguments)[0].item() == pytest.approx(1)
     decoder.usual -= math.log(4)
     loss, mse = decoder(*arguments)
@@ -439,6 +442,40 @@ def test_the_say_of_a_crop_goes_with_its_error(
     before = decoder.usual.clone()
     assert decoder(*arguments)[0].item() == pytest.approx(1)
     assert torch.equal(decoder.usual.nan_to_num(), before.nan_to_num())
+
+
+def test_codebooks_learn_what_brings_the_picture_closer(
+    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(objective, "PARTIAL_LEVELS", 0.0)
+    torch.manual_seed(0)
+    model = registry.Model(tiny_weights["residual"])
+    quantizer = Quantizer(model.config)
+    quantizer.load_state_dict(model.quantizer.state_dict(), strict=False)
+    count = len(model.config.levels)
+    x = CropSource(drawn_pictures(4, 80, 0), 0).batch(4, 64)
+    quality, coded = torch.full((4,), 80), torch.full((4,), count)
+    latent = model.autoencoder.encode(x, quality)
+    grids = quantizer(latent, quality).grids
+    codebooks, before = Codebooks(quantizer), quantizer.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    codebooks.write(quantizer)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in quantizer.state_dict().items())
+
+    optimizer, errors = torch.optim.Adam(codebooks.parameters(), lr=0.03), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        arguments = model.autoencoder, quantizer, x, grids, quality, coded, codebooks()
+        loss, mse = DecoderObjective()(*arguments)
+        loss.backward()
+        optimizer.step()
+        errors.append(float(mse.mean()))
+    codebooks.write(quantizer)
+    assert errors[-1] < 0.9 * errors[0]
+    for level in range(count):
+        found = quantizer.buffer("codebook", level)
+        assert not found[:, 0].any()
+        assert not found.equal(before[f"codebook_{level}"])
 
 
 def test_spread_quality_covers_the_scale() -> None:

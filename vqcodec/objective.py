@@ -108,7 +108,7 @@ class AutoencoderObjective:
 
 
 class DecoderObjective:
-    """How far off the pictures are that codes decode to, for the decoder network alone.
+    """How far off the pictures are that codes decode to, for decoder network and codebooks.
 
     Pictures count as ratios of errors, as PSNR has it; not so crops, or the flat ones, which a
     network can halve the error of, would rule. So each counts by OWN of its own error and what is
@@ -129,6 +129,7 @@ class DecoderObjective:
         grids: list[Tensor],
         quality: Tensor,
         coded: Tensor,
+        codebooks: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Loss (), and the squared error of each picture (B,), a mean.
 
@@ -137,13 +138,15 @@ class DecoderObjective:
             grids: (B, h_l, w_l, S_l) int64, of all levels.
             quality: (B,) int64 in 0..100.
             coded: (B,) how many levels a file of that quality has; the others are taken for zero.
+            codebooks: (S, K, d) of all levels.
         """
         kept = [grid * (coded > k)[:, None, None, None] for k, grid in enumerate(grids)]
         whole = bool(torch.rand(()) >= PARTIAL_LEVELS)
         if not whole:
             kept = kept[: int(torch.randint(1, len(kept) + 1, ()))]
         stride = quantizer.config.base_stride
-        latent = quantizer.dequantize(kept, x.shape[2] // stride, x.shape[3] // stride)
+        height, width = (side // stride for side in x.shape[2:])
+        latent = quantizer.dequantize(kept, height, width, codebooks)
         with torch.autocast(x.device.type, torch.bfloat16):
             picture = autoencoder.decode(latent, quality)
         loss, _ = distortion(picture, x, weights_for(quantizer.config, x))

@@ -85,9 +85,7 @@ class Quantizer(nn.Module):
 
     def look_up(self, level: int, indices: Tensor) -> Tensor:
         """Vectors (B, n, D_s) of indices (B, n, S)."""
-        codebook = self.buffer("codebook", level)
-        chosen: Tensor = codebook[torch.arange(len(codebook)), indices]
-        return chosen.transpose(2, 3).flatten(2)
+        return _look_up(self.buffer("codebook", level), indices)
 
     def cut(self, level: int, vectors: Tensor) -> Tensor:
         """Vectors (B, n, D_s) -> (B, n, S, d): channel c belongs to slice c mod S.
@@ -234,14 +232,26 @@ class Quantizer(nn.Module):
                     observe(level, left + code, weight, indices)
         return Quantized(latent - rest, grids, bits)
 
-    @torch.no_grad()
-    def dequantize(self, grids: Sequence[Tensor], height: int, width: int) -> Tensor:
-        """Latent (B, D, height, width) of the grids (B, h_l, w_l, S_l) of the first levels."""
+    def dequantize(
+        self,
+        grids: Sequence[Tensor],
+        height: int,
+        width: int,
+        codebooks: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Latent (B, D, height, width) of the grids (B, h_l, w_l, S_l) of the first levels.
+
+        Args:
+            codebooks: (S, K, d) of each level, which may learn, instead of its own.
+        """
         latent = torch.zeros(len(grids[0]), self.dim, height, width)
+        if codebooks is None:
+            codebooks = [self.buffer("codebook", k) for k in range(len(grids))]
         levels = self.config.levels[: len(grids)]
         for stride, same in itertools.groupby(range(len(grids)), lambda k: levels[k].stride):
-            codes = (self.look_up(k, grids[k].flatten(1, 2)) for k in same)
-            latent += self.scatter(functools.reduce(torch.add, codes), stride, height, width)
+            codes = (_look_up(codebooks[k], grids[k].flatten(1, 2)) for k in same)
+            total = functools.reduce(torch.add, codes)
+            latent = latent + self.scatter(total, stride, height, width)
         return latent
 
     @torch.no_grad()
@@ -432,6 +442,11 @@ class Quantizer(nn.Module):
                 rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
         vectors, quality, even = everything
         return self.assign(level, vectors, quality, self.marginal_bits(level, quality), even)
+
+
+def _look_up(codebook: Tensor, indices: Tensor) -> Tensor:
+    chosen: Tensor = codebook[torch.arange(len(codebook)), indices]
+    return chosen.transpose(2, 3).flatten(2)
 
 
 def _groups(levels: Sequence[Level]) -> list[list[int]]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vqcodec import registry
 from vqcodec.checkpoint import Checkpoint, Saved
+from vqcodec.codebooks import Codebooks
 from vqcodec.config import PRESETS, ModelConfig, Tuning
 from vqcodec.data import CropSource, drawn_pictures, load_folder
 from vqcodec.errors import ModelError, memory_errors
@@ -45,6 +46,7 @@ FIRST_BEAM, CODING_BEAM = 4, 16  # paths when the prior is trained; coding follo
 CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
 # Learning rates of the decoder network on what coding chooses: experiment 48.
 DECODER_PEAKS: dict[Tuning, float] = {"psnr": 6e-5, "ssim": 1.5e-4}
+CODEBOOK_PEAK = 5e-4  # of codebooks, in units of their size: experiment 50
 
 
 @memory_errors()
@@ -211,21 +213,24 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
 def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
     """The prior, on indices as coding chooses them; a few levels per turn.
 
-    Of a model that was trained before, the decoder network learns from these, too.
+    Of a model that was trained before, decoder network and codebooks learn from these, too.
     """
     options, config = state.options, state.config
     peaks: dict[nn.Module, float] = {state.prior: 1.5e-3 * (CONTINUED if state.pretrained else 1)}
-    decoder = DecoderObjective() if state.pretrained else None
-    if decoder:
+    decoder, codebooks = DecoderObjective(), Codebooks(state.quantizer)
+    if state.pretrained:
         state.autoencoder.embedding.requires_grad_(False)
         peaks[state.autoencoder.decoder_branch()] = DECODER_PEAKS[config.tune]
+        peaks[codebooks] = CODEBOOK_PEAK
     loop = _loop("prior", peaks, options, average=0.998)
     begun = saved is not None and saved.meta["phase"] == "prior"
     if not (state.pretrained or begun):
         state.prior.initialise(state.quantizer.code_lengths(), *state.quantizer.geometry())
-    keeper = Keeper(state, checkpoint, loop, {"usual": decoder.usual} if decoder else {})
+    extra = {"usual": decoder.usual, "units": codebooks.units} if state.pretrained else {}
+    keeper = Keeper(state, checkpoint, loop, extra)
     if not keeper.enter(saved):
         return
+    codebooks.read(state.quantizer)
     state.autoencoder.eval()
     crop, count = options.crop * 4 // 3, len(config.levels)
     crop -= crop % config.levels[0].stride
@@ -238,12 +243,14 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
         grids = _coded(state, x, quality, coded)
         for levels in _turns(config):
             loss, per_index = prior_loss(state.prior, grids, quality, levels, coded, crop * crop)
-            if decoder:
-                error, mse = decoder(state.autoencoder, state.quantizer, x, grids, quality, coded)
+            if state.pretrained:
+                made = quality, coded, codebooks()
+                error, mse = decoder(state.autoencoder, state.quantizer, x, grids, *made)
                 loss = loss + error
                 meter.add("psnr", _quarter(quality), _psnr(mse), 4)
-            if per_index or decoder:
+            if per_index or state.pretrained:
                 loop.descend(loss)
+                codebooks.write(state.quantizer)
             for level, bits in per_index.items():
                 slot = torch.tensor([level])
                 marginal = state.quantizer.marginal_bits(level, quality)
@@ -255,6 +262,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
             state.results[loop.name] = record
             state.report(record)
         keeper.step_done()
+    codebooks.write(state.quantizer)  # the averaged ones, of those that learn
 
 
 def _quarter(quality: Tensor) -> Tensor:
