@@ -50,8 +50,6 @@ FLOAT32 = FloatCarrier()
 class Layer:
     gate: Product  # (6 C, 2 C): five taps, then the context
     bias: Array  # (2 C,), with the halves of rounding and the offset 64 of the gate
-    low: Array  # (2 C,): -128 for a, 0 for the gate
-    high: Array  # (2 C,): 127 for a, 128 for the gate
     residual: Product  # (C, C)
 
 
@@ -154,8 +152,6 @@ class _Loader:
         return Layer(
             gate=gate,
             bias=self.floats(bias * units * steps + np.repeat([0.5, 64.5], channels)),
-            low=self.floats(np.repeat([-GATE_MAX, 0.0], channels)),
-            high=self.floats(np.repeat([GATE_MAX - 1.0, GATE_MAX], channels)),
             residual=residual,
         )
 
@@ -232,5 +228,4 @@ class ExactPrior:
 
 def clip_activations(h: Array) -> Array:
     """Clamp fine values to +-1016, in place."""
-    np.maximum(h, -FINE_MAX, out=h)
-    return np.minimum(h, FINE_MAX, out=h)
+    return h.clip(-FINE_MAX, FINE_MAX, out=h)

@@ -301,8 +301,7 @@ class _Run:
     def _first_context(self, where: NDArray[np.intp], lanes: NDArray[np.intp]) -> None:
         added = self.conditions[0].take(lanes, axis=0)
         found = self.trunk.context1(_taps(self.clamped, where, self.around), added)
-        np.maximum(found, 0, out=found)
-        self.middle[where] = np.minimum(found, ACTIVATION_MAX, out=found)
+        self.middle[where] = found.clip(0, ACTIVATION_MAX, out=found)
 
     def _second_context(self, where: NDArray[np.intp], lanes: NDArray[np.intp]) -> Array:
         """(n, C)"""
@@ -321,9 +320,8 @@ class _Run:
             self.features[k + 1][where] = _narrow(h)
             read = self.features[k + 1 :].reshape(-1, channels)
             sums = layer.gate(_taps(read, where, self.layer_taps[k]), layer.bias)
-            np.maximum(sums, layer.low, out=sums)
-            np.minimum(sums, layer.high, out=sums)
-            u = sums[:, :channels] * sums[:, channels:]
+            u = sums[:, :channels].clip(-GATE_MAX, GATE_MAX - 1)
+            u *= sums[:, channels:].clip(0, GATE_MAX)
             u *= 1 / GATE_MAX
             np.floor(u, out=u)
             h += layer.residual(u.astype(self.held, copy=False), self.half)
