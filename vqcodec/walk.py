@@ -12,7 +12,7 @@ See docs/format.md, sections 4 and 5.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -117,7 +117,7 @@ def walk_known(
             raise ValueError(f"a grid of shape {grid.shape}")
         if grid.min() < 0 or grid.max() >= level.codebook_size:
             raise ValueError(f"an index lies outside its codebook of {level.codebook_size}")
-    for run, found in _visit(prior, shapes, quality, len(grids[0])):
+    for run, found in _visit(prior, shapes, quality, len(grids[0]), grids):
         yield from found
         run.place([(front, _at(grids, front)) for front, _ in found])
 
@@ -149,15 +149,25 @@ def _check(prior: ExactPrior, shapes: Sequence[tuple[int, int]], quality: int) -
 
 
 def _visit(
-    prior: ExactPrior, shapes: Sequence[tuple[int, int]], quality: int, batch: int
+    prior: ExactPrior,
+    shapes: Sequence[tuple[int, int]],
+    quality: int,
+    batch: int,
+    known: Sequence[Grid] = (),
 ) -> Iterator[tuple[_Run, list[tuple[Front, Frequencies]]]]:
-    """Fronts as they can be computed; `_Run.place` must get their indices before the next."""
+    """Fronts as they can be computed; `_Run.place` must get their indices before the next.
+
+    Args:
+        known: the grids, if they are: then the networks run once for a level, not for each front.
+    """
     strides = [level.stride for level in prior.config.levels[: len(shapes)]]
     run: _Run | None = None
     for stride in dict.fromkeys(strides):
         first, count = strides.index(stride), strides.count(stride)
         total = run.finer(shapes[first]) if run else None
         run = _Run(prior, range(first, first + count), shapes[first], batch, quality, total)
+        for grid in known[first : first + count]:
+            run.foresee(grid)
         with limit_threads(1 if run.most < MANY_ROWS else None):
             for step in range(run.steps):
                 yield run, run.step(step)
@@ -225,26 +235,19 @@ class _Run:
         self.bias = [tables.bias[quality * RATE_BINS // QUALITIES] for tables in self.tables]
         nothing = self._rows([-1] * len(levels))
         self.ahead = deque([nothing] * AHEAD)  # rows and lanes of the steps to come
+        self.foreseen: list[NDArray[Any]] = []  # of each level, what its logits are made of
         self.tally = Tally([tables.embedding.shape[:2] for tables in self.tables], batch)
 
     def step(self, step: int) -> list[tuple[Front, Frequencies]]:
         """The fronts of this step, coarse first; `place` must follow."""
         due = [step - AHEAD - LAG * k for k in range(len(self.levels))]
-        self.ahead.append(self._rows([t + AHEAD for t in due]))
-        self._first_context(*self.ahead[-1])
-        self.where, lanes = self.ahead.popleft()
-        h = self._network(self.where, self._second_context(self.where, lanes))
-        h = _narrow(h).astype(self.held, copy=False)
-        start, logits = 0, []
         spans = {k: span for k, span in enumerate(map(self._span, due)) if span[0] < span[1]}
-        for k, (first, last) in spans.items():
-            tables, stop = self.tables[k], start + (last - first) * self.batch
-            sums = tables.output(h[start:stop], self.bias[k])
-            sums = sums.reshape(last - first, self.batch, -1)
+        found, logits = [], []
+        for (k, (first, last)), h in zip(spans.items(), self._features(due, spans), strict=True):
+            tables = self.tables[k]
+            sums = tables.output(h, self.bias[k]).reshape(last - first, self.batch, -1)
             sums += self.tally.steps[k]
             logits.append(sums.reshape(-1, tables.embedding.shape[1]))
-            start = stop
-        found = []
         for (k, (first, last)), shares in zip(spans.items(), self._shares(logits), strict=True):
             slices, size, _ = self.tables[k].embedding.shape
             self.tally.expect(k, shares.reshape(last - first, self.batch, -1))
@@ -257,18 +260,35 @@ class _Run:
         """Set the indices (batch, n, S) of all fronts of the last step."""
         if not chosen:
             return
-        embedded = [
-            self.tables[front.level - self.levels[0]].embed(
-                indices.swapaxes(0, 1).reshape(-1, indices.shape[2])
-            )
-            for front, indices in chosen
-        ]
-        self.tally.learn([(front.level - self.levels[0], indices) for front, indices in chosen])
-        rows = np.concatenate(embedded)
-        self.features[0][self.where] = _narrow(rows)
-        rows += self.total[self.where]
-        self.total[self.where] = rows
-        self.clamped[self.where] = _narrow(clip_activations(rows))
+        numbered = [(front.level - self.levels[0], indices) for front, indices in chosen]
+        self.tally.learn(numbered)
+        if not self.foreseen:
+            rows = np.concatenate([self._embed(k, indices) for k, indices in numbered])
+            self.features[0][self.where] = _narrow(rows)
+            self._add(self.where, rows)
+
+    def foresee(self, grid: Grid) -> None:
+        """Compute what the next level's logits are made of from all of its indices."""
+        k = len(self.foreseen)
+        lanes = np.full(len(self.slots), k)
+        self._first_context(self.slots, lanes)
+        context = self._second_context(self.slots, lanes)
+        rows = self._embed(k, grid[:, self.rows, self.cols])
+        self.features[0][self.slots] = _narrow(rows)
+        h = self._network(self.slots, context)
+        self.foreseen.append(_narrow(h).astype(self.held, copy=False))
+        self._add(self.slots, rows)
+
+    def _embed(self, level: int, indices: Indices) -> Array:
+        """What indices (batch, n, S) of the level with this number add, a row each."""
+        rows = indices.swapaxes(0, 1).reshape(-1, indices.shape[2])
+        return self.tables[level].embed(rows)
+
+    def _add(self, where: NDArray[np.intp], rows: Array) -> None:
+        """Add to what later levels know of these rows; spoils them."""
+        rows += self.total[where]
+        self.total[where] = rows
+        self.clamped[where] = _narrow(clip_activations(rows))
 
     def ends(self, front: Front) -> bool:
         """Whether it is the last of its level."""
@@ -290,6 +310,21 @@ class _Run:
     def _span(self, t: int) -> tuple[int, int]:
         """First and last position of a front; equal where there is none."""
         return (self.starts[t], self.starts[t + 1]) if 0 <= t < self.fronts else (0, 0)
+
+    def _features(
+        self, due: Sequence[int], spans: Mapping[int, tuple[int, int]]
+    ) -> list[NDArray[Any]]:
+        """What the logits of each level that has a front now are made of, (n batch, C)."""
+        if self.foreseen:
+            parts = [(self.foreseen[k], span) for k, span in spans.items()]
+            return [h[first * self.batch : last * self.batch] for h, (first, last) in parts]
+        self.ahead.append(self._rows([t + AHEAD for t in due]))
+        self._first_context(*self.ahead[-1])
+        self.where, lanes = self.ahead.popleft()
+        h = self._network(self.where, self._second_context(self.where, lanes))
+        h = _narrow(h).astype(self.held, copy=False)
+        ends = list(accumulate((b - a) * self.batch for a, b in spans.values()))
+        return np.split(h, ends[:-1]) if ends else []
 
     def _rows(self, fronts: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows of one front of each level, and for each row which of the levels it belongs to."""
