@@ -32,8 +32,8 @@ class Beam:
         self.squares = self.codes.square().sum(1)
         ends = list(itertools.accumulate(map(len, codebooks)))
         self.blocks = list(zip([0, *ends[:-1]], ends, strict=True))
-        pairs = 2 * self.codes @ self.codes.T
-        self.pairs = [pairs[:start, start:end].contiguous() for start, end in self.blocks]
+        twice = 2 * self.codes
+        self.pairs = [twice[:start] @ self.codes[start:end].T for start, end in self.blocks]
         self.step = max(1, COSTS_AT_ONCE // (beam * max(map(len, codebooks))))
 
     def __call__(self, vectors: Tensor, offsets: Tensor) -> Tensor:
