@@ -230,7 +230,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
     keeper = Keeper(state, checkpoint, loop, extra)
     if not keeper.enter(saved):
         return
-    codebooks.read(state.quantizer)
+    codebooks.read(state.quantizer)  # in the units that a checkpoint has
     state.autoencoder.eval()
     crop, count = options.crop * 4 // 3, len(config.levels)
     crop -= crop % config.levels[0].stride
@@ -250,6 +250,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
                 meter.add("psnr", _quarter(quality), _psnr(mse), 4)
             if per_index or state.pretrained:
                 loop.descend(loss)
+            if state.pretrained:
                 codebooks.write(state.quantizer)
             for level, bits in per_index.items():
                 slot = torch.tensor([level])
@@ -262,7 +263,8 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
             state.results[loop.name] = record
             state.report(record)
         keeper.step_done()
-    codebooks.write(state.quantizer)  # the averaged ones, of those that learn
+    if state.pretrained:
+        codebooks.write(state.quantizer)  # the averaged ones
 
 
 def _quarter(quality: Tensor) -> Tensor:

@@ -323,8 +323,8 @@ class _Run:
         self.where, lanes = self.ahead.popleft()
         h = self._network(self.where, self._second_context(self.where, lanes))
         h = _narrow(h).astype(self.held, copy=False)
-        ends = list(accumulate((b - a) * self.batch for a, b in spans.values()))
-        return np.split(h, ends[:-1]) if ends else []
+        ends = [0, *accumulate((b - a) * self.batch for a, b in spans.values())]
+        return [h[a:b] for a, b in pairwise(ends)]
 
     def _rows(self, fronts: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows of one front of each level, and for each row which of the levels it belongs to."""
