@@ -27,7 +27,7 @@ TINY = {
     "residual": ModelConfig(
         name="tiny-residual",
         levels=(
-            *(Level(16, 32), Level(16, 16)),
+            *(Level(16, 32), Level(16, 32)),
             *(Level(8, 16, slices=2), Level(8, 16)),
             Level(4, 8, slices=3),
         ),

@@ -19,11 +19,11 @@ from vqcodec.errors import CorruptChunk
 from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze
 from vqcodec.prior import Prior
-from vqcodec.walk import Front, cross_entropy_bits, walk
+from vqcodec.walk import Step, cross_entropy_bits, walk
 
 CONFIG = ModelConfig(
     name="tiny",
-    levels=(Level(16, 64), Level(16, 5, slices=2), Level(8, 30, slices=3)),
+    levels=(Level(16, 64), Level(16, 64, slices=2), Level(8, 30, slices=3)),
     latent_dims=(6, 6),
     prior=PriorConfig(channels=(6, 4), layers=1),
 )
@@ -60,9 +60,9 @@ def sampled_grids(prior: ExactPrior, height: int, width: int, seed: int) -> Grid
     """Grids that the prior finds likely."""
     rng = np.random.default_rng(seed)
 
-    def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        drawn = rng.random((*frequencies.shape[:3], 1)) * 2**24
-        return np.asarray((frequencies.cumsum(axis=3) <= drawn).sum(axis=3))
+    def choose(step: Step) -> NDArray[np.int64]:
+        drawn = rng.random((len(step.shares), 1)) * 2**24
+        return np.asarray((step.frequencies.cumsum(axis=1) <= drawn).sum(axis=1))
 
     return [grid[0] for grid in walk(prior, shapes_from(height, width), QUALITY, choose)]
 
@@ -159,13 +159,13 @@ def test_plain_coders_agree_byte_for_byte(step: int, gain: float, seed: int) -> 
         [PlainEncoder() for _ in streams],
     )
 
-    def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        indices, part = np.empty(frequencies.shape[:3], np.int64), front.level // step
-        for place, position in enumerate(frequencies[0].astype(np.int64).tolist()):
-            for k, row in enumerate(position):  # a position's slices follow one another
-                indices[0, place, k] = index = decoders[part].decode(row)
-                encoders[part].encode(row, index)
-        return indices
+    def choose(found: Step) -> NDArray[np.int64]:
+        indices = []
+        for front in found.fronts:
+            for row in found.frequencies[front.indices].astype(np.int64).tolist():
+                indices.append(decoders[front.level // step].decode(row))
+                encoders[front.level // step].encode(row, indices[-1])
+        return np.array(indices)
 
     decoded = walk(prior, shapes_from(3, 1 + seed), QUALITY, choose)
     assert_equal([grid[0] for grid in decoded], grids)
@@ -186,7 +186,7 @@ def test_a_carry_runs_through_words_that_are_written() -> None:
         for _ in range(int(rng.integers(2, 9))):
             frequencies = [rare, 2**24 - rare] if rng.random() < 0.7 else [2**24 - rare, rare]
             index = int(rng.random() < 0.9)
-            writer.push(np.array(frequencies, np.float64)[None, None, None], np.array([[[index]]]))
+            writer.push(np.array([frequencies], np.float64) - 1, np.array([index]))
             plain.encode(frequencies, index)
         before = plain.low.to_bytes(4 * plain.falls + 8, "big")[: 4 * plain.falls]
         assert writer.finish() == plain.stream()
@@ -286,24 +286,23 @@ def test_what_a_check_raises_ends_the_decoding() -> None:
 
 def test_indices_outside_the_codebook_are_the_callers_mistake() -> None:
     prior, grids = tiny_prior(), random_grids(2, 2, 0)
-    grids[1][0, 0, 1] = 5
+    grids[1][0, 0, 1] = 64
     with pytest.raises(ValueError, match="codebook"):
         encode_grids(prior, grids, QUALITY, 1)
-    frequencies = np.full((1, 1, 2, 2), 2.0**23)
     for bad in (-1, 2):
         with pytest.raises(ValueError, match="codebook"):
-            StreamWriter().push(frequencies, np.array([[[0, bad]]]))
+            StreamWriter().push(np.full((2, 2), 2.0**23 - 1), np.array([0, bad]))
 
 
 @pytest.mark.parametrize(("count", "falls"), [(1, 0), (31, 0), (32, 1), (63, 1), (64, 2)])
 def test_a_stream_may_have_eight_lengths(count: int, falls: int) -> None:
-    frequencies = np.full((1, count, 1, 2), 2.0**23)  # of one bit each
+    shares = np.full((count, 2), 2.0**23 - 1)  # of one bit each
     for size in range(1, 24):
         reader = StreamReader(b"\x5a" * size)
         with contextlib.ExitStack() as stack:
             if not 4 * falls < size <= 4 * falls + 8:
                 stack.enter_context(pytest.raises(CorruptChunk, match="ends before|after"))
-            indices = reader.pull(frequencies)
+            indices = reader.pull(shares)
             reader.finish()
             bits = np.unpackbits(np.frombuffer(b"\x5a" * size + bytes(8), np.uint8))
-            np.testing.assert_array_equal(indices.ravel()[:31], bits[:count][:31])
+            np.testing.assert_array_equal(indices[:31], bits[:count][:31])

@@ -57,6 +57,7 @@ def test_bad_json_is_one_error(text: str) -> None:
         {"levels": (Level(8, 16), Level(16, 16))},
         {"levels": (Level(16, 16), Level(8, 16, slices=3))},
         {"levels": (Level(16, 16, slices=16), Level(8, 16))},
+        {"levels": (Level(16, 16), Level(8, 16), Level(8, 8))},
         {"latent_dims": (8, 6)},
         {"latent_dims": (8,)},
         {"latent_dims": (8, 193)},

@@ -90,9 +90,9 @@ def test_copies_that_differ_change_the_hash(
     exact = module.walk_known
 
     def inexact(*arguments: Any) -> Any:
-        for front, frequencies in exact(*arguments):
-            frequencies[-1, 0, 0, 0] += 1
-            yield front, frequencies
+        for step, indices in exact(*arguments):
+            step.shares[-1, 0] += 1  # of the last copy
+            yield step, indices
 
     monkeypatch.setattr(module, "walk_known", inexact)
     assert probe_known(model.prior, drawn, 2) != wanted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,13 @@ from vqcodec.exact_prior import ExactPrior
 from vqcodec.freezing import freeze
 from vqcodec.prior import Prior
 from vqcodec.products import FloatCarrier, Int8Carrier, int8_is_right
-from vqcodec.walk import Front, cross_entropy_bits, walk, walk_known
+from vqcodec.walk import Step, cross_entropy_bits, walk, walk_known
 
 CONFIG = ModelConfig(
     name="tiny",
     levels=(
-        *(Level(16, 7), Level(16, 5, slices=2)),
-        *(Level(8, 6), Level(8, 2)),
+        *(Level(16, 7), Level(16, 7, slices=2)),
+        *(Level(8, 2), Level(8, 2)),
         Level(4, 4, slices=3),
     ),
     latent_dims=(6, 5, 3),
@@ -62,6 +62,20 @@ def random_grids(coarse: tuple[int, int], batch: int, seed: int) -> list[NDArray
         rng.integers(0, level.codebook_size, (batch, *shape, level.slices))
         for level, shape in zip(CONFIG.levels, shapes_from(coarse), strict=True)
     ]
+
+
+def fronts(step: Step, batch: int) -> Iterator[tuple[int, Any, NDArray[np.float64]]]:
+    """Level, places and frequencies (batch, n, S, K) of each front."""
+    rows = step.frequencies
+    for front in step.fronts:
+        shape = (len(front.places), batch, -1, rows.shape[1])
+        yield front.level, front.places, rows[front.indices].reshape(shape).swapaxes(0, 1)
+
+
+def ordered(step: Step, grids: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Of grids (batch, h, w, S), the indices of a step."""
+    flat = [grid.reshape(len(grid), -1, grid.shape[3]).swapaxes(0, 1) for grid in grids]
+    return np.concatenate([flat[front.level][front.places].ravel() for front in step.fronts])
 
 
 class Reference:
@@ -248,10 +262,11 @@ def test_walk_and_known_agree_with_the_reference(
     grids = random_grids(coarse, batch, seed=1)
     want = expected(tensors, grids, quality=37)
 
-    def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        wanted = want[front.level][:, front.rows, front.cols]
-        np.testing.assert_array_equal(frequencies, wanted)
-        return grids[front.level][:, front.rows, front.cols]
+    def choose(step: Step) -> NDArray[np.int64]:
+        for level, places, frequencies in fronts(step, batch):
+            flat = want[level].reshape(batch, -1, *want[level].shape[3:])
+            np.testing.assert_array_equal(frequencies, flat[:, places])
+        return ordered(step, grids)
 
     int8 = [Int8Carrier(least=0)] if int8_is_right() else []
     for carrier in (FloatCarrier(), FloatCarrier(np.float64), *int8):
@@ -260,8 +275,8 @@ def test_walk_and_known_agree_with_the_reference(
         for got, grid in zip(walked, grids, strict=True):
             assert got.dtype == np.int32
             np.testing.assert_array_equal(got, grid)
-        for front, frequencies in walk_known(prior, grids, 37):
-            choose(front, frequencies)
+        for step, indices in walk_known(prior, grids, 37):
+            np.testing.assert_array_equal(indices, choose(step))
 
 
 def test_the_reference_reaches_every_clamp(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,10 +302,11 @@ def test_the_reference_reaches_every_clamp(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_frequencies_are_positive_and_sum_to_the_total() -> None:
     prior, grids = ExactPrior(CONFIG, tiny_tensors(5, 6.0)), random_grids((4, 5), 2, 3)
-    for _, frequencies in walk_known(prior, grids, 100):
+    for step, _ in walk_known(prior, grids, 100):
+        frequencies = step.frequencies
         assert frequencies.dtype == np.float64
         assert frequencies.min() >= 1
-        assert (frequencies.sum(axis=3) == 2**24).all()
+        assert (frequencies.sum(axis=1) == 2**24).all()
         assert (frequencies == np.floor(frequencies)).all()
 
 
@@ -299,10 +315,16 @@ def test_the_order_is_that_of_the_page(coarse: tuple[int, int]) -> None:
     visited: list[tuple[int, int, int]] = []
     ended: list[tuple[int, int]] = []
 
-    def choose(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        visited.extend((front.level, i, j) for i, j in zip(front.rows, front.cols, strict=True))
-        assert len(set((front.cols + 2 * front.rows).tolist())) == 1
-        return np.zeros(frequencies.shape[:3], np.int64)
+    def choose(step: Step) -> NDArray[np.int64]:
+        end = 0
+        for front in step.fronts:
+            places = [divmod(place, shapes[front.level][1]) for place in front.places.tolist()]
+            visited.extend((front.level, i, j) for i, j in places)
+            assert len({j + 2 * i for i, j in places}) == 1
+            begin, end = end, end + len(places) * CONFIG.levels[front.level].slices
+            assert front.indices == slice(begin, end)
+        assert end == len(step.shares)
+        return np.zeros(end, np.int64)
 
     def done(grids: list[NDArray[np.int32]]) -> None:
         ended.append((len(grids), len(visited)))
@@ -333,24 +355,26 @@ def test_the_order_is_that_of_the_page(coarse: tuple[int, int]) -> None:
 def test_rows_of_any_number_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads are let loose from some number on; the products are exact."""
     prior, grids = ExactPrior(CONFIG, tiny_tensors(6, 2.0)), random_grids((5, 7), 2, 4)
-    found = [frequencies for _, frequencies in walk_known(prior, grids, 60)]
+    found = [step.shares for step, _ in walk_known(prior, grids, 60)]
     bits = cross_entropy_bits(prior, grids, 60)
     monkeypatch.setattr(walking, "MANY_ROWS", 0)
-    for (_, frequencies), wanted in zip(walk_known(prior, grids, 60), found, strict=True):
-        np.testing.assert_array_equal(frequencies, wanted)
+    for (step, _), wanted in zip(walk_known(prior, grids, 60), found, strict=True):
+        np.testing.assert_array_equal(step.shares, wanted)
     counted = [0.0] * len(grids)
-    for front, frequencies in walk_known(prior, grids, 60):
-        indices = grids[front.level][:, front.rows, front.cols]
-        for place in np.ndindex(indices.shape):
-            counted[front.level] -= np.log2(frequencies[place][indices[place]] / 2**24)
+    for step, _ in walk_known(prior, grids, 60):
+        chosen = ordered(step, grids)
+        for front in step.fronts:
+            rows = step.frequencies[front.indices]
+            for row, index in zip(rows, chosen[front.indices], strict=True):
+                counted[front.level] -= np.log2(row[index] / 2**24)
     np.testing.assert_allclose(bits, counted)
 
 
 def test_bad_arguments_are_refused() -> None:
     prior, grids = ExactPrior(CONFIG, tiny_tensors(0, 1.0)), random_grids((2, 3), 1, 0)
 
-    def first(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int64]:
-        return np.zeros(frequencies.shape[:3], np.int64)
+    def first(step: Step) -> NDArray[np.int64]:
+        return np.zeros(len(step.shares), np.int64)
 
     for shapes in ([], [(2, 3), (3, 2)], [(2, 3), (2, 3), (4, 7)], [(0, 3)], [(1, 1)] * 6):
         with pytest.raises(ValueError):
@@ -365,7 +389,7 @@ def test_bad_arguments_are_refused() -> None:
     for wrong in (np.repeat(second, 2, axis=0), second[..., :1], second[..., 0], second[..., None]):
         with pytest.raises(ValueError, match="shape"):
             cross_entropy_bits(prior, [grids[0], wrong], 0)
-    second[0, 1, 2, 1] = 5
+    second[0, 1, 2, 1] = 7
     with pytest.raises(ValueError, match="codebook"):
         cross_entropy_bits(prior, grids[:2], 0)
 

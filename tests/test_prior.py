@@ -18,7 +18,7 @@ from vqcodec.walk import cross_entropy_bits
 
 CONFIG = ModelConfig(
     name="tiny",
-    levels=(Level(16, 12), Level(16, 9), Level(8, 11, slices=3)),
+    levels=(Level(16, 12), Level(16, 12), Level(8, 11, slices=3)),
     latent_dims=(6, 6),
     prior=PriorConfig(channels=(8, 6), layers=2),
 )
@@ -127,7 +127,7 @@ def test_initialisation_predicts_the_finer_latent() -> None:
         return torch.rand(*shape, generator=generator) + 0.5
 
     model = Prior(CONFIG)
-    codebooks = [rand(1, 12, 6), rand(1, 9, 6), rand(3, 11, 2)]
+    codebooks = [rand(1, 12, 6), rand(1, 12, 6), rand(3, 11, 2)]
     sigmas = {16: rand(6), 8: rand(6)}
     projection = torch.randn(4 * 6, 6, generator=generator)
     lengths = [rand(16, *codebook.shape[:2]) for codebook in codebooks]

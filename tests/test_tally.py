@@ -10,12 +10,12 @@ ONE = 2**24
 
 def corrections(size: int, shares: list[float], fronts: list[list[int]]) -> list[float]:
     """In nats, after these fronts, if `shares` are expected at each position whatever came."""
-    tally = Tally([(1, size)], 1)
+    tally = Tally([1], size, 1)
     row = np.array(shares) * ONE
     for front in fronts:
-        tally.expect(0, np.tile(row, (len(front), 1, 1)))
-        tally.learn([(0, np.array(front).reshape(1, -1, 1))])
-    return [float(x) for x in tally.steps[0][0] / 64]
+        tally.expect(0, np.tile(row - 1, (len(front), 1)))
+        tally.learn(0, 0, np.array(front))
+    return [float(x) for x in tally.steps[0] / 64]
 
 
 def test_what_comes_as_expected_changes_nothing() -> None:
@@ -39,13 +39,13 @@ def test_corrections_have_an_end_and_old_fronts_count_less() -> None:
 
 def test_levels_without_a_front_stay_as_they_are() -> None:
     """Grids one column wide have no odd fronts, so one of two levels is left out by turns."""
-    tally, alone = Tally([(1, 3)] * 3, 1), Tally([(1, 3)], 1)
-    row, index = np.array([[[0.2, 0.2, 0.6]]]) * ONE, np.array([[[1]]])
+    tally, alone = Tally([1] * 3, 3, 1), Tally([1], 3, 1)
+    row = np.array([[0.2, 0.2, 0.6]]) * ONE - 1
 
     def learn(one: Tally, levels: list[int]) -> None:
         for level in levels:
             one.expect(level, row)
-        one.learn([(level, index) for level in levels])
+        one.learn(levels[0], levels[-1], 3 * np.array(levels) + 1)
 
     for levels in ([0, 2], [1], [0, 2]):
         learn(tally, levels)

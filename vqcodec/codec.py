@@ -26,7 +26,7 @@ from vqcodec.registry import Model
 from vqcodec.resources import trim_heap
 from vqcodec.target import Goal, reach, set_goal
 from vqcodec.tiles import Tile, split
-from vqcodec.walk import Front, walk
+from vqcodec.walk import Step, walk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -339,8 +339,8 @@ def sample(
     loaded = registry.load(model)
     rng = np.random.default_rng(seed)
 
-    def draw(front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.int32]:
-        return _draw(rng, frequencies, temperature, top_p)
+    def draw(step: Step) -> NDArray[np.int32]:
+        return _draw(rng, step.frequencies, temperature, top_p)
 
     shapes = loaded.config.grid_shapes(size[1], size[0])[: loaded.levels_worth(quality)]
     grids = walk(loaded.prior, shapes, quality, draw, batch=count)
@@ -415,7 +415,7 @@ def _luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _draw(
     rng: np.random.Generator, frequencies: NDArray[np.float64], temperature: float, top_p: float
 ) -> NDArray[np.int32]:
-    """One index per row of frequencies (..., K): (...)."""
+    """One index per row of frequencies (n, K): (n,)."""
     if temperature == 0:
         likeliest: NDArray[np.int32] = frequencies.argmax(-1).astype(np.int32)
         return likeliest

@@ -3,11 +3,15 @@
 The coder has a 64-bit state and 32-bit words. Its decoder starts with two words and takes one more
 whenever its range falls below 2**32: so the number of such falls says where a stream must end. It
 is counted, as reading past the end would give zeros, and a stream be longer than it needs.
+
+constriction rescales weights to sum to 2**24 - K, then adds 1 to each. Frequencies less one have
+that sum, which makes its scale exactly 1.0: our integers pass through unrounded on any machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 from constriction import stream
@@ -15,7 +19,7 @@ from numpy.typing import NDArray
 
 from vqcodec.errors import CorruptChunk
 from vqcodec.exact_prior import ExactPrior
-from vqcodec.walk import Frequencies, Front, Indices, walk, walk_known
+from vqcodec.walk import Indices, Shares, Step, walk, walk_known
 
 __all__ = ["IndexGrid", "StreamReader", "StreamWriter", "decode_grids", "encode_grids"]
 
@@ -27,7 +31,7 @@ WORD_BYTES = 4
 
 
 def encode_grids(
-    prior: ExactPrior, grids: Sequence[IndexGrid], quality: int, step: int
+    prior: ExactPrior, grids: Sequence[IndexGrid], quality: int, size: int
 ) -> list[bytes]:
     """Entropy-code the index grids of one tile; `decode_grids` is the inverse.
 
@@ -35,17 +39,17 @@ def encode_grids(
         prior: frozen prior, bit for bit the one that the decoder loads.
         grids: one (h, w, S) int32 array per level, coarse first, values in [0, K); may stop early.
         quality: 0..100, part of what the prior is told.
-        step: levels of a part; the last one may have fewer.
+        size: levels of a part; the last one may have fewer.
     Returns:
         A stream for each part.
     Raises:
         ValueError: an index lies outside its codebook, or a shape does not fit.
     Source: range coding, Martin (1979); streams in docs/format.md, section 4.
     """
-    writers = [StreamWriter() for _ in range(0, len(grids), step)]
-    for front, frequencies in walk_known(prior, [grid[None] for grid in grids], quality):
-        indices = grids[front.level][front.rows, front.cols]
-        writers[front.level // step].push(frequencies, indices[None])
+    writers = [StreamWriter() for _ in range(0, len(grids), size)]
+    for step, indices in walk_known(prior, [grid[None] for grid in grids], quality):
+        for part, own in _parts(step, size):
+            writers[part].push(step.shares[own], indices[own])
     return [writer.finish() for writer in writers]
 
 
@@ -54,7 +58,7 @@ def decode_grids(
     streams: Sequence[bytes],
     shapes: Sequence[tuple[int, int]],
     quality: int,
-    step: int,
+    size: int,
     check: Callable[[list[IndexGrid]], None] | None = None,
 ) -> list[IndexGrid]:
     """Decode the index grids of one tile.
@@ -64,7 +68,7 @@ def decode_grids(
         streams: what `encode_grids` made, or the first of them.
         shapes: (h, w) of all levels of these parts, coarse first.
         quality: 0..100, as encoded.
-        step: levels of a part; the last one may have fewer.
+        size: levels of a part; the last one may have fewer.
         check: told the grids so far after each part; what it raises saves decoding the rest.
     Returns:
         One (h, w, S) int32 array per level; values in [0, K).
@@ -73,27 +77,29 @@ def decode_grids(
             parts before it.
         ValueError: shapes or quality out of range, or their number is not that of the streams.
     """
-    if len(streams) != -(-len(shapes) // step):
+    if len(streams) != -(-len(shapes) // size):
         raise ValueError(f"{len(shapes)} shapes for {len(streams)} streams")
     readers = [StreamReader(stream) for stream in streams]
     complete, sound = 0, len(readers)  # parts
     damage: CorruptChunk | None = None
 
-    def choose(front: Front, frequencies: Frequencies) -> Indices:
+    def choose(step: Step) -> Indices:
         # Parts are decoded together: those before a damaged one go on, that and others get zeros.
         nonlocal sound, damage
-        if (part := front.level // step) < sound:
-            try:
-                return readers[part].pull(frequencies)
-            except CorruptChunk as error:
-                sound, damage = part, error
-                if complete == sound:
-                    raise
-        return np.zeros(frequencies.shape[:3], np.int32)
+        indices = np.zeros(len(step.shares), np.int32)
+        for part, own in _parts(step, size):
+            if part < sound:
+                try:
+                    indices[own] = readers[part].pull(step.shares[own])
+                except CorruptChunk as error:
+                    sound, damage = part, error
+                    if complete == sound:
+                        raise
+        return indices
 
     def done(grids: list[NDArray[np.int32]]) -> None:
         nonlocal complete
-        if len(grids) % step and len(grids) < len(shapes):
+        if len(grids) % size and len(grids) < len(shapes):
             return  # within a part
         readers[complete].finish()
         complete += 1
@@ -105,23 +111,30 @@ def decode_grids(
     return [grid[0] for grid in walk(prior, shapes, quality, choose, done=done)]
 
 
+def _parts(step: Step, size: int) -> Iterator[tuple[int, slice]]:
+    """The number of each part that has fronts in a step of a walk, and which indices are its."""
+    for part, fronts in groupby(step.fronts, key=lambda front: front.level // size):
+        own = [front.indices for front in fronts]
+        yield part, slice(own[0].start, own[-1].stop)
+
+
 class StreamWriter:
-    """Encodes the fronts of one part in the order of `walk`, for a batch of one."""
+    """Encodes the indices of one part in the order of `walk`."""
 
     def __init__(self) -> None:
         self._encoder = stream.queue.RangeEncoder()
         self._model = stream.model.Categorical(perfect=False)
 
-    def push(self, frequencies: Frequencies, indices: Indices) -> None:
-        """Encode the indices (1, n, S) of a front under its frequencies (1, n, S, K).
+    def push(self, shares: Shares, indices: Indices) -> None:
+        """Encode indices (n,) whose frequencies, less one, are (n, K).
 
         Raises:
             ValueError: an index lies outside [0, K).
         """
-        if indices.min() < 0 or indices.max() >= frequencies.shape[3]:
-            raise ValueError(f"an index lies outside its codebook of {frequencies.shape[3]}")
-        symbols = np.ascontiguousarray(indices.ravel(), dtype=np.int32)
-        self._encoder.encode(symbols, self._model, as_weights(frequencies))
+        if indices.min() < 0 or indices.max() >= shares.shape[1]:
+            raise ValueError(f"an index lies outside its codebook of {shares.shape[1]}")
+        symbols = np.ascontiguousarray(indices, dtype=np.int32)
+        self._encoder.encode(symbols, self._model, shares)
 
     def finish(self) -> bytes:
         """The shortest stream that decodes to what was pushed, of at least a byte.
@@ -142,7 +155,7 @@ class StreamWriter:
 
 
 class StreamReader:
-    """Decodes the fronts of one part in the order of `walk`, for a batch of one; then `finish`."""
+    """Decodes the indices of one part in the order of `walk`; then `finish`."""
 
     def __init__(self, data: bytes) -> None:
         self._size = len(data)
@@ -151,20 +164,20 @@ class StreamReader:
         self._model = stream.model.Categorical(perfect=False)
         self._read = _WordsRead()
 
-    def pull(self, frequencies: Frequencies) -> NDArray[np.int32]:
-        """Decode the indices (1, n, S) of a front under its frequencies (1, n, S, K).
+    def pull(self, shares: Shares) -> NDArray[np.int32]:
+        """Decode indices (n,) whose frequencies, less one, are (n, K).
 
         Raises:
             CorruptChunk: no encoder writes such a stream.
         """
         try:
-            symbols = self._decoder.decode(self._model, as_weights(frequencies))
+            indices: NDArray[np.int32] = self._decoder.decode(self._model, shares)
         except (AssertionError, KeyError, ValueError) as error:  # what constriction raises
             raise CorruptChunk(KIND, 0, "words that no encoder writes") from error
-        self._read.count(frequencies.reshape(len(symbols), -1)[np.arange(len(symbols)), symbols])
+        self._read.count(shares[np.arange(len(indices)), indices] + 1)
         if WORD_BYTES * self._read.words >= self._size:
             raise CorruptChunk(KIND, 0, "a stream ends before its last index")
-        return np.asarray(symbols, dtype=np.int32).reshape(frequencies.shape[:3])
+        return indices
 
     def finish(self) -> None:
         """Check that the stream ends here.
@@ -191,11 +204,3 @@ class _WordsRead:
                 size <<= 32
                 words += 1
         self._range, self.words = size, words
-
-
-def as_weights(frequencies: Frequencies) -> NDArray[np.float64]:
-    """(1, n, S, K) -> (n S, K), what constriction takes: the slices of a position in a row."""
-    # constriction rescales weights to sum to 2**24 - K, then adds 1 to each. Weights that already
-    # have that sum make its scale exactly 1.0: our integers pass through unrounded on any machine.
-    rows = frequencies.reshape(-1, frequencies.shape[3]) - 1
-    return np.ascontiguousarray(rows, dtype=np.float64)

@@ -51,7 +51,8 @@ class ModelConfig:
 
     Args:
         name: what the user types after `--model`.
-        levels: coarse first; strides never increase along the list.
+        levels: coarse first; strides never increase along the list, and the levels of a stride
+            have codebooks of one size.
         latent_dims: latent channels of each distinct stride, coarse first.
         encoder: channels of the encoder branch, then its residual blocks.
         decoder: (channels, blocks) at twice, once and half the finest stride.
@@ -74,6 +75,9 @@ class ModelConfig:
         strides = [level.stride for level in self.levels]
         if not 1 <= len(strides) <= MAX_LEVELS or strides != sorted(strides, reverse=True):
             raise ValueError(f"levels must be 1..{MAX_LEVELS}, coarse first, got strides {strides}")
+        sizes = {(level.stride, level.codebook_size) for level in self.levels}
+        if len(sizes) > len(self.strides):
+            raise ValueError(f"one codebook size per stride, got {sorted(sizes, reverse=True)}")
         if self.strides[-1] < 2:
             raise ValueError("the finest stride must be at least 2")
         for what, values in (("latent", self.latent_dims), ("prior", self.prior.channels)):

@@ -70,13 +70,6 @@ class Tables:
     output: Product  # (C, S K)
     bias: Array  # (RATE_BINS, S K), with the half of rounding
 
-    def embed(self, indices: NDArray[np.integer[Any]]) -> Array:
-        """Sum over the slices of the embeddings of indices (..., S), clamped, fine: (..., C)."""
-        total: Array = self.embedding[0, indices[..., 0]]
-        for k in range(1, len(self.embedding)):
-            total += self.embedding[k, indices[..., k]]
-        return total if len(self.embedding) == 1 else clip_activations(total)
-
 
 class _Loader:
     """Takes named tensors, checking type, shape and bounds."""

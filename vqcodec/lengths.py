@@ -47,10 +47,10 @@ def expected_lengths(
         np.empty((1, grid[0].size, level.codebook_size), np.float32)
         for grid, level in zip(known, coded, strict=False)
     ]
-    for front, frequencies in walk_known(model.prior, known, round(quality.item())):
-        places = front.rows * known[front.level].shape[2] + front.cols
-        found[front.level][0, places] = frequencies[0, :, 0]
-    real = [torch.from_numpy(likely).div_(TOTAL).log2_().neg_() for likely in found]
+    for step, _ in walk_known(model.prior, known, round(quality.item())):
+        for front in step.fronts:
+            found[front.level][0, front.places] = step.shares[front.indices]
+    real = [torch.from_numpy(likely).add_(1).div_(TOTAL).log2_().neg_() for likely in found]
     return [mixed(model.quantizer, k, quality, bits) for k, bits in enumerate(real)]
 
 

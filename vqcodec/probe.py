@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.exact_prior import ExactPrior
-from vqcodec.walk import Front, walk, walk_known
+from vqcodec.walk import Step, walk, walk_known
 
 __all__ = ["probe", "probe_known", "probe_walk"]
 
@@ -48,7 +48,7 @@ def probe_walk(prior: ExactPrior, batch: int = 1) -> tuple[str, list[Grids]]:
         for (height, width), level in zip(shapes, prior.config.levels, strict=True)
     ]
     for quality in QUALITIES:
-        draw = _Draw(quality, sizes)
+        draw = _Draw(quality, sizes, batch)
         grids = walk(prior, shapes, quality, draw, batch)
         digest.add(draw.seen, grids)
         drawn.append([grid[:1] for grid in grids])
@@ -61,10 +61,19 @@ def probe_known(prior: ExactPrior, drawn: Sequence[Grids], batch: int = 1) -> st
     for quality, one in zip(QUALITIES, drawn, strict=True):
         grids = [np.repeat(grid, batch, axis=0) for grid in one]
         seen: Seen = [[] for _ in grids]
-        for front, frequencies in walk_known(prior, grids, quality):
-            seen[front.level].append(frequencies)
+        for step, _ in walk_known(prior, grids, quality):
+            for level, frequencies in _fronts(step, batch):
+                seen[level].append(frequencies)
         digest.add(seen, grids)
     return digest.text()
+
+
+def _fronts(step: Step, batch: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Level and frequencies (batch, n, S, K) of each front."""
+    rows = step.frequencies
+    for front in step.fronts:
+        shape = (len(front.places), batch, -1, rows.shape[1])
+        yield front.level, rows[front.indices].reshape(shape).swapaxes(0, 1)
 
 
 class _Digest:
@@ -89,16 +98,21 @@ class _Digest:
 class _Draw:
     """Chooses indices by their frequencies; equal ones in all copies."""
 
-    def __init__(self, seed: int, sizes: Sequence[int]) -> None:
+    def __init__(self, seed: int, sizes: Sequence[int], batch: int) -> None:
         """`sizes`: indices of each level."""
-        self.seed, self.seen = seed, Seen([] for _ in sizes)
+        self.seed, self.batch, self.seen = seed, batch, Seen([] for _ in sizes)
         self.counts = [0, *accumulate(sizes)]  # the number of the next index of each level
 
-    def __call__(self, front: Front, frequencies: NDArray[np.float64]) -> NDArray[np.integer[Any]]:
-        self.seen[front.level].append(frequencies)
+    def __call__(self, step: Step) -> NDArray[np.integer[Any]]:
+        drawn = [self.draw(*front) for front in _fronts(step, self.batch)]
+        return np.concatenate([indices.swapaxes(0, 1).ravel() for indices in drawn])
+
+    def draw(self, level: int, frequencies: NDArray[np.float64]) -> NDArray[np.integer[Any]]:
+        """(batch, n, S, K) of a front -> (batch, n, S)."""
+        self.seen[level].append(frequencies)
         _, positions, slices, size = frequencies.shape
-        numbers = _split_mix(self.seed, self.counts[front.level], positions * slices)
-        self.counts[front.level] += numbers.size
+        numbers = _split_mix(self.seed, self.counts[level], positions * slices)
+        self.counts[level] += numbers.size
         bounds = frequencies.astype(np.int64).cumsum(axis=-1)
         drawn = (numbers >> np.uint64(64 - TOTAL_BITS)).astype(np.int64)
         indices: NDArray[np.intp] = (bounds <= drawn.reshape(positions, slices, 1)).sum(axis=-1)

@@ -27,7 +27,8 @@ __all__ = [
 CHANNELS = 64  # of the products that are tried first
 
 Array = NDArray[np.floating[Any]]  # integer-valued, or multiples of a power of two
-# Activations (n, inputs), and what is added (outputs,) or (n, outputs) -> floors (n, outputs).
+# Activations (n, inputs) of any type that holds them, and what is added (outputs,) or (n, outputs),
+# -> floors (n, outputs).
 Product = Callable[[NDArray[Any], Array], Array]
 
 
@@ -64,7 +65,7 @@ class FloatCarrier:
         matrix = (weight * units).astype(self.sums)
 
         def product(rows: NDArray[Any], added: Array) -> Array:
-            sums: Array = rows @ matrix
+            sums: Array = rows.astype(self.sums, copy=False) @ matrix
             sums += added
             return np.floor(sums, out=sums)
 
@@ -90,8 +91,9 @@ class Int8Carrier:
 
         def product(rows: NDArray[Any], added: Array) -> Array:
             if len(rows) * weight.size < self.least:
-                return small(rows.astype(self.sums), added)
-            sums = torch._int_mm(torch.from_numpy(rows), matrix)
+                return small(rows, added)
+            narrow = rows.astype(self.activations, copy=False)
+            sums = torch._int_mm(torch.from_numpy(narrow), matrix)
             found = torch.addcmul(torch.from_numpy(added), sums, each).floor_()
             return found.numpy()
 

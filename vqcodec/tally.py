@@ -27,39 +27,41 @@ LARGEST = 16.0 * UNIT
 class Tally:
     """Corrections of the logits of several levels, kept up while their indices become known.
 
-    steps: for each level, (batch, S K): whole steps of a logit.
+    steps: for each level, (batch S K): whole steps of a logit.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], batch: int) -> None:
-        """`sizes`: slices and codes, S and K, of each level."""
-        self.ends = [0, *accumulate(batch * slices * size for slices, size in sizes)]
-        self.correction, self.expected, self.due = np.zeros((3, self.ends[-1]))
+    def __init__(self, slices: Sequence[int], codes: int, batch: int) -> None:
+        """`slices`, S, of each level, and `codes`, K, of all."""
+        self.ends = [0, *accumulate(batch * count * codes for count in slices)]
+        self.correction, self.due = np.zeros((2, self.ends[-1]))
+        self.before = np.full(self.ends[-1], 2 * DOUBT)  # 2 (expected + DOUBT)
         self.rounded = np.zeros(self.ends[-1], np.float32)
         spans = list(pairwise(self.ends))
-        self.steps = [self.rounded[a:b].reshape(batch, -1) for a, b in spans]
-        self.dues = [self.due[a:b].reshape(batch, -1) for a, b in spans]
-        # Where the codes of each slice start, (batch, 1, S) for each level.
-        self.starts = [
-            first + size * np.arange(batch * slices).reshape(batch, 1, slices)
-            for first, (slices, size) in zip(self.ends, sizes, strict=False)
-        ]
+        self.steps = [self.rounded[a:b] for a, b in spans]
+        self.dues = [self.due[a:b] for a, b in spans]
 
-    def expect(self, level: int, frequencies: NDArray[np.float64]) -> None:
-        """Take note of those of a front, (n, batch, S K), of the level with this number."""
-        frequencies.sum(axis=0, out=self.dues[level])
+    def expect(self, level: int, shares: NDArray[np.float64]) -> None:
+        """Take note of the frequencies, less one, of a front, (n batch S, K), of a level."""
+        due = self.dues[level]
+        rows = shares.reshape(-1, len(due))
+        rows.sum(axis=0, out=due, initial=len(rows))
 
-    def learn(self, chosen: Sequence[tuple[int, NDArray[np.integer[Any]]]]) -> None:
-        """The number and the indices (batch, n, S) of each level with such a front, in order."""
-        part = slice(self.ends[chosen[0][0]], self.ends[chosen[-1][0] + 1])
-        places = np.concatenate([(indices + self.starts[k]).ravel() for k, indices in chosen])
-        counts = np.bincount(places - part.start, minlength=part.stop - part.start)
-        came, due, expected = counts * ONE, self.due[part], self.expected[part]
+    def learn(self, first: int, last: int, came: NDArray[np.integer[Any]]) -> None:
+        """Take in what came of levels first..last: where in the arrays of all levels it counts."""
+        part = slice(self.ends[first], self.ends[last + 1])
+        counts = np.bincount(came - part.start, minlength=part.stop - part.start)
+        due, before, correction = self.due[part], self.before[part], self.correction[part]
         # The logarithm of a quotient of sums a and b is about 2 (a - b) / (a + b). Numerators are
         # below 2**52, sums below 2**42: the correctly rounded quotient has the right floor.
-        sums = came + due + 2 * (expected + DOUBT)
-        steps = np.floor(2 * UNIT * (came - due) / sums)
-        correction = self.correction[part]
-        np.clip(correction + steps, -LARGEST, LARGEST, out=correction)
-        np.minimum(expected + due, MEMORY, out=expected)
+        steps = counts * ONE
+        sums = steps + due
+        sums += before
+        steps -= due
+        steps *= 2 * UNIT
+        steps /= sums
+        correction += np.floor(steps, out=steps)
+        correction.clip(-LARGEST, LARGEST, out=correction)
+        before += 2 * due
+        np.minimum(before, 2 * (MEMORY + DOUBT), out=before)
         due[:] = 0  # levels between these may have no front the next time
-        self.rounded[part] = np.floor(correction / STEP)
+        self.rounded[part] = np.floor(correction * (1 / STEP), out=steps)

@@ -4,7 +4,7 @@ A masked tap (dy, dx) satisfies dx + 2 dy <= 0 (the first layer: < 0), so positi
 level with equal t = j + 2 i, a *front*, are coded together. Nothing that a level knows of a coarser
 one lies more than 6 fronts ahead, so all levels of a stride are walked at once, each a few fronts
 behind the one before it: few steps with much to multiply. Features are stored skewed: the row of
-(i, j) is t * step + i, so that a tap is a constant distance in rows.
+(i, j) is t * pitch + i, so that a tap is a constant distance in rows.
 
 See docs/format.md, sections 4 and 5.
 """
@@ -12,9 +12,9 @@ See docs/format.md, sections 4 and 5.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 import numpy as np
@@ -36,13 +36,16 @@ from vqcodec.products import Array
 from vqcodec.resources import limit_threads
 from vqcodec.tally import Tally
 
-__all__ = ["Front", "TOTAL", "cross_entropy_bits", "walk", "walk_known"]
+__all__ = [
+    *("TOTAL", "Front", "Indices", "Shares", "Step"),
+    *("cross_entropy_bits", "walk", "walk_known"),
+]
 
-Frequencies = NDArray[np.float64]  # (batch, n, S, K), >= 1, each row sums to TOTAL
-Indices = NDArray[np.integer[Any]]  # (batch, n, S)
+Indices = NDArray[np.integer[Any]]
+Shares = NDArray[np.float64]  # (n, K), frequencies less one: integers >= 0 that sum to TOTAL - K
 Grid = NDArray[np.integer[Any]]  # (batch, h, w, S)
 
-TOTAL = 2**24  # frequencies of a position sum to this
+TOTAL = 2**24  # frequencies of an index sum to this
 
 AHEAD = 3  # fronts to the furthest tap of a context layer, (1, 1)
 LAG = 2 * AHEAD + 1  # fronts between two levels: the two context layers see 2 * AHEAD ahead
@@ -55,11 +58,26 @@ class Front:
     """Positions of one level that are coded together, in coding order."""
 
     level: int
-    rows: NDArray[np.intp]  # (n,)
-    cols: NDArray[np.intp]  # (n,)
+    places: NDArray[np.intp]  # (n,), i * width + j
+    indices: slice  # of those of the step: by position, then picture, then slice
 
 
-Choose = Callable[[Front, Frequencies], Indices]
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is computed at once: fronts of different levels, coded one after the other."""
+
+    fronts: list[Front]  # coarse first
+    shares: Shares
+
+    @property
+    def frequencies(self) -> NDArray[np.float64]:
+        """(n, K), at least 1; each row sums to TOTAL."""
+        return self.shares + 1
+
+
+Choose = Callable[[Step], Indices]
+Rows = NDArray[np.intp]
+Span = tuple[int, int, int]  # level of a run, first position of one of its fronts, that after it
 
 
 def walk(
@@ -76,8 +94,7 @@ def walk(
         prior: the frozen prior.
         shapes: (h, w) of the grids of the first levels, coarse first; may stop early.
         quality: 0..100.
-        choose: picks the indices (batch, n, S) of a front, given its frequencies
-            (batch, n, S, K). Fronts of different levels take turns.
+        choose: picks the indices (n,) of a step.
         batch: pictures walked together.
         done: told the grids so far, after each level; may stop the walk by an exception.
     Returns:
@@ -87,23 +104,20 @@ def walk(
     """
     shapes = [(int(height), int(width)) for height, width in shapes]
     _check(prior, shapes, quality)
-    grids = [
-        np.empty((batch, *shape, level.slices), np.int32)
-        for shape, level in zip(shapes, prior.config.levels, strict=False)
-    ]
-    for run, found in _visit(prior, shapes, quality, batch):
-        for front, frequencies in found:
-            grids[front.level][:, front.rows, front.cols] = choose(front, frequencies)
-        run.place([(front, _at(grids, front)) for front, _ in found])
-        if done and found and run.ends(found[0][0]):
-            done(grids[: found[0][0].level + 1])
+    grids: list[NDArray[np.int32]] = []
+    for run, step in _visit(prior, shapes, quality, batch):
+        run.place(choose(step))
+        if run.ends(step.fronts[0]):
+            grids.append(run.grid(len(grids)))
+            if done:
+                done(grids)
     return grids
 
 
 def walk_known(
     prior: ExactPrior, grids: Sequence[Grid], quality: int
-) -> Iterator[tuple[Front, Frequencies]]:
-    """The frequencies that `walk` computes when its choices are `grids`, in the same order.
+) -> Iterator[tuple[Step, Indices]]:
+    """The steps of a `walk` whose choices are `grids`, in the same order, and the indices of each.
 
     Args:
         grids: (batch, h, w, S) per level, coarse first; may stop early.
@@ -117,22 +131,21 @@ def walk_known(
             raise ValueError(f"a grid of shape {grid.shape}")
         if grid.min() < 0 or grid.max() >= level.codebook_size:
             raise ValueError(f"an index lies outside its codebook of {level.codebook_size}")
-    for run, found in _visit(prior, shapes, quality, len(grids[0]), grids):
-        yield from found
-        run.place([(front, _at(grids, front)) for front, _ in found])
+    for run, step in _visit(prior, shapes, quality, len(grids[0]), grids):
+        indices = run.known()
+        yield step, indices
+        run.place(indices)
 
 
 def cross_entropy_bits(prior: ExactPrior, grids: Sequence[Grid], quality: int) -> list[float]:
     """Ideal code length of each level in bits, summed over the batch."""
     bits = [0.0] * len(grids)
-    for front, frequencies in walk_known(prior, grids, quality):
-        chosen = np.take_along_axis(frequencies, _at(grids, front)[..., None], axis=3)
-        bits[front.level] += float(-np.log2(chosen / TOTAL).sum())
+    for step, indices in walk_known(prior, grids, quality):
+        chosen = step.shares[np.arange(len(indices)), indices] + 1
+        lengths = -np.log2(chosen / TOTAL)
+        for front in step.fronts:
+            bits[front.level] += float(lengths[front.indices].sum())
     return bits
-
-
-def _at(grids: Sequence[Grid], front: Front) -> Indices:
-    return grids[front.level][:, front.rows, front.cols]
 
 
 def _check(prior: ExactPrior, shapes: Sequence[tuple[int, int]], quality: int) -> None:
@@ -154,11 +167,11 @@ def _visit(
     quality: int,
     batch: int,
     known: Sequence[Grid] = (),
-) -> Iterator[tuple[_Run, list[tuple[Front, Frequencies]]]]:
-    """Fronts as they can be computed; `_Run.place` must get their indices before the next.
+) -> Iterator[tuple[_Run, Step]]:
+    """Steps as they can be computed; the run must be told their indices before the next.
 
     Args:
-        known: the grids, if they are: then the networks run once for a level, not for each front.
+        known: the grids, if they are: then the networks run once for a level, not for each step.
     """
     strides = [level.stride for level in prior.config.levels[: len(shapes)]]
     run: _Run | None = None
@@ -169,8 +182,10 @@ def _visit(
         for grid in known[first : first + count]:
             run.foresee(grid)
         with limit_threads(1 if run.most < MANY_ROWS else None):
-            for step in range(run.steps):
-                yield run, run.step(step)
+            for number in range(run.steps):
+                step = run.step(number)
+                if step.fronts:
+                    yield run, step
 
 
 class _Run:
@@ -197,31 +212,32 @@ class _Run:
         i, j = np.divmod(np.arange(height * width), width)
         t = j + 2 * i
         self.order = np.lexsort((i, t))
-        self.rows, self.cols = i[self.order], j[self.order]
         # Where each front starts, in positions; a grid one column wide has no odd fronts.
-        self.starts = [0, *np.cumsum(np.bincount(t)).tolist()]
-        self.fronts = len(self.starts) - 1
-        self.steps = AHEAD + self.fronts + LAG * (len(levels) - 1)
-        self.most = min(height, (width + 1) // 2) * len(levels) * batch  # rows of a step
+        counts = np.bincount(t)
+        self.starts = [0, *np.cumsum(counts).tolist()]
+        self.steps = AHEAD + len(counts) + LAG * (len(levels) - 1)
+        longest = int(counts.max())
+        self.most = longest * len(levels) * batch  # rows of a step
         # No two positions meet, nor does a tap outside the grid meet a position: the rows i of
-        # fronts t and t + n differ by at most (width + 2) / 2, less than n steps.
-        stride = min(height + PAD_ROWS, width // 2 + 2) * batch
-        slot = (t[self.order] + PAD_FRONTS) * stride + (self.rows + PAD_ROWS) * batch
+        # fronts t and t + n differ by at most (width + 2) / 2, less than n times the pitch.
+        pitch = min(height + PAD_ROWS, width // 2 + 2) * batch
+        slot = ((t + PAD_FRONTS) * pitch + (i + PAD_ROWS) * batch)[self.order]
         self.slots = (slot[:, None] + np.arange(batch)).ravel()
         # Rows outside the grid are never written and stay zero; all others are written before
         # they are read, by every level.
-        size = (self.fronts + 2 * PAD_FRONTS) * stride + (height + 2 * PAD_ROWS) * batch
+        size = (len(counts) + 2 * PAD_FRONTS) * pitch + (height + 2 * PAD_ROWS) * batch
         self.held = prior.carrier.activations
         self.total = np.zeros((size, channels), prior.carrier.sums)
         self.clamped, self.middle = np.zeros((2, size, channels), self.held)
         # Embeddings of the indices, then what each layer reads; at last the context.
         self.features = np.zeros((depth + 2, size, channels), self.held)
         self.around, self.first_taps, layer_taps = (
-            np.array([(dx + 2 * dy) * stride + dy * batch for dy, dx in taps])
+            np.array([(dx + 2 * dy) * pitch + dy * batch for dy, dx in taps])
             for taps in (AROUND, FIRST_TAPS, LAYER_TAPS)
         )
-        # From the features of a layer on; its last tap is the context.
-        self.layer_taps = [np.append(layer_taps, (depth - k) * size) for k in range(depth)]
+        # In all features, one after the other; the last tap of a layer is the context.
+        layers, context = np.arange(1, depth + 1)[:, None], np.full((depth, 1), depth + 1)
+        self.layer_taps = np.hstack([size * layers + layer_taps, size * context])
         if total is not None:
             rows = total.reshape(batch, -1, channels)[:, self.order].swapaxes(0, 1)
             self.total[self.slots] = rows.reshape(-1, channels)
@@ -233,66 +249,83 @@ class _Run:
         self.conditions += 0.5  # for rounding
         self.half = np.array([0.5], prior.carrier.sums)
         self.bias = [tables.bias[quality * RATE_BINS // QUALITIES] for tables in self.tables]
-        nothing = self._rows([-1] * len(levels))
-        self.ahead = deque([nothing] * AHEAD)  # rows and lanes of the steps to come
+        self.embedding = np.concatenate([t.embedding.reshape(-1, channels) for t in self.tables])
+        self.slices = [len(tables.embedding) for tables in self.tables]
+        self.codes = prior.config.levels[levels[0]].codebook_size
+        self.ones = np.ones(self.codes)
+        self.tally = Tally(self.slices, self.codes, batch)
+        # For each index of the longest front: where code 0 is, in `embedding` and in the tally.
+        self.zeros: list[Rows] = []
+        for first, n in zip(accumulate(self.slices, initial=0), self.slices, strict=False):
+            own, counted = np.tile(np.arange(n), batch), np.arange(n * batch)
+            zero = self.codes * np.stack([first + own, first * batch + counted])
+            self.zeros.append(np.tile(zero, longest))
+        self.chosen = [np.empty(height * width * batch * n, np.int32) for n in self.slices]
+        # Of the last step: its fronts, their rows, and where in `chosen` their indices belong.
+        self.spans, self.where, self.due = list[Span](), self.slots[:0], list[NDArray[np.int32]]()
+        self.ahead = deque([(self.spans, *self._rows([]))] * AHEAD)  # fronts, rows and lanes
         self.foreseen: list[NDArray[Any]] = []  # of each level, what its logits are made of
-        self.tally = Tally([tables.embedding.shape[:2] for tables in self.tables], batch)
 
-    def step(self, step: int) -> list[tuple[Front, Frequencies]]:
-        """The fronts of this step, coarse first; `place` must follow."""
-        due = [step - AHEAD - LAG * k for k in range(len(self.levels))]
-        spans = {k: span for k, span in enumerate(map(self._span, due)) if span[0] < span[1]}
-        found, logits = [], []
-        for (k, (first, last)), h in zip(spans.items(), self._features(due, spans), strict=True):
-            tables = self.tables[k]
-            sums = tables.output(h, self.bias[k]).reshape(last - first, self.batch, -1)
-            sums += self.tally.steps[k]
-            logits.append(sums.reshape(-1, tables.embedding.shape[1]))
-        for (k, (first, last)), shares in zip(spans.items(), self._shares(logits), strict=True):
-            slices, size, _ = self.tables[k].embedding.shape
-            self.tally.expect(k, shares.reshape(last - first, self.batch, -1))
-            frequencies = shares.reshape(last - first, self.batch, slices, size).swapaxes(0, 1)
-            front = Front(self.levels[k], self.rows[first:last], self.cols[first:last])
-            found.append((front, frequencies))
-        return found
+    def step(self, number: int) -> Step:
+        """The fronts of this step; if there are any, `place` must follow."""
+        features = self._foreseen(number) if self.foreseen else self._features(number)
+        self.due = [self._chosen(span) for span in self.spans]
+        ends = [0, *accumulate(map(len, self.due))]
+        logits = np.empty((ends[-1], self.codes), self.total.dtype)
+        fronts, row = list[Front](), 0
+        for (k, first, last), (begin, end) in zip(self.spans, pairwise(ends), strict=True):
+            rows = features[row : (row := row + (last - first) * self.batch)]
+            sums = self.tables[k].output(rows, self.bias[k]).reshape(last - first, -1)
+            np.add(sums, self.tally.steps[k], out=logits[begin:end].reshape(sums.shape))
+            fronts.append(Front(self.levels[k], self.order[first:last], slice(begin, end)))
+        shares = self._normalise(logits)
+        for (k, _, _), front in zip(self.spans, fronts, strict=True):
+            self.tally.expect(k, shares[front.indices])
+        return Step(fronts, shares)
 
-    def place(self, chosen: Sequence[tuple[Front, Indices]]) -> None:
-        """Set the indices (batch, n, S) of all fronts of the last step."""
-        if not chosen:
-            return
-        numbered = [(front.level - self.levels[0], indices) for front, indices in chosen]
-        self.tally.learn(numbered)
+    def known(self) -> Indices:
+        """The indices (n,) of the last step, where all are known."""
+        return np.concatenate(self.due)
+
+    def place(self, indices: Indices) -> None:
+        """Set the indices (n,) of the last step."""
+        zeros, end = [], 0
+        for (k, _, _), due in zip(self.spans, self.due, strict=True):
+            due[:] = indices[end : (end := end + len(due))]
+            zeros.append(self.zeros[k][:, : len(due)])
+        assert len(indices) == end
+        embedded, counted = np.concatenate(zeros, axis=1) + indices
+        self.tally.learn(self.spans[0][0], self.spans[-1][0], counted)
         if not self.foreseen:
-            rows = np.concatenate([self._embed(k, indices) for k, indices in numbered])
+            rows = self._embed(embedded, self.spans)
             self.features[0][self.where] = _narrow(rows)
             self._add(self.where, rows)
 
     def foresee(self, grid: Grid) -> None:
         """Compute what the next level's logits are made of from all of its indices."""
-        k = len(self.foreseen)
+        k, positions = len(self.foreseen), len(self.order)
+        ordered = grid.reshape(self.batch, positions, -1)[:, self.order]
+        self.chosen[k][:] = ordered.swapaxes(0, 1).ravel()
         lanes = np.full(len(self.slots), k)
         self._first_context(self.slots, lanes)
         context = self._second_context(self.slots, lanes)
-        rows = self._embed(k, grid[:, self.rows, self.cols])
+        zeros = np.tile(self.zeros[k][0, : self.batch * self.slices[k]], positions)
+        rows = self._embed(zeros + self.chosen[k], [(k, 0, positions)])
         self.features[0][self.slots] = _narrow(rows)
         h = self._network(self.slots, context)
         self.foreseen.append(_narrow(h).astype(self.held, copy=False))
         self._add(self.slots, rows)
 
-    def _embed(self, level: int, indices: Indices) -> Array:
-        """What indices (batch, n, S) of the level with this number add, a row each."""
-        rows = indices.swapaxes(0, 1).reshape(-1, indices.shape[2])
-        return self.tables[level].embed(rows)
-
-    def _add(self, where: NDArray[np.intp], rows: Array) -> None:
-        """Add to what later levels know of these rows; spoils them."""
-        rows += self.total[where]
-        self.total[where] = rows
-        self.clamped[where] = _narrow(clip_activations(rows))
-
     def ends(self, front: Front) -> bool:
         """Whether it is the last of its level."""
-        return (int(front.rows[0]) + 1, int(front.cols[0]) + 1) == self.shape
+        return int(front.places[-1]) == len(self.order) - 1
+
+    def grid(self, level: int) -> NDArray[np.int32]:
+        """The indices (batch, h, w, S) of a level that has ended."""
+        k, positions = level - self.levels[0], len(self.order)
+        grid = np.empty((self.batch, positions, self.slices[k]), np.int32)
+        grid[:, self.order] = self.chosen[k].reshape(positions, self.batch, -1).swapaxes(0, 1)
+        return grid.reshape(self.batch, *self.shape, -1)
 
     def finer(self, shape: tuple[int, int]) -> Array:
         """The total (batch, *shape, C') for the next stride, when all indices are placed."""
@@ -307,43 +340,70 @@ class _Run:
         finer: Array = blocks.transpose(0, 1, 3, 2, 4, 5).reshape(self.batch, *shape, -1)
         return finer
 
-    def _span(self, t: int) -> tuple[int, int]:
-        """First and last position of a front; equal where there is none."""
-        return (self.starts[t], self.starts[t + 1]) if 0 <= t < self.fronts else (0, 0)
+    def _spans(self, number: int) -> list[Span]:
+        """The fronts whose first context is due at this step, coarse first."""
+        fronts = [(k, number - LAG * k) for k in range(len(self.levels))]
+        spans = [
+            (k, self.starts[t], self.starts[t + 1])
+            for k, t in fronts
+            if 0 <= t < len(self.starts) - 1
+        ]
+        return [(k, first, last) for k, first, last in spans if first < last]
 
-    def _features(
-        self, due: Sequence[int], spans: Mapping[int, tuple[int, int]]
-    ) -> list[NDArray[Any]]:
-        """What the logits of each level that has a front now are made of, (n batch, C)."""
-        if self.foreseen:
-            parts = [(self.foreseen[k], span) for k, span in spans.items()]
-            return [h[first * self.batch : last * self.batch] for h, (first, last) in parts]
-        self.ahead.append(self._rows([t + AHEAD for t in due]))
-        self._first_context(*self.ahead[-1])
-        self.where, lanes = self.ahead.popleft()
-        h = self._network(self.where, self._second_context(self.where, lanes))
-        h = _narrow(h).astype(self.held, copy=False)
-        ends = [0, *accumulate((b - a) * self.batch for a, b in spans.values())]
-        return [h[a:b] for a, b in pairwise(ends)]
+    def _chosen(self, span: Span) -> NDArray[np.int32]:
+        k, first, last = span
+        each = self.batch * self.slices[k]
+        return self.chosen[k][first * each : last * each]
 
-    def _rows(self, fronts: Sequence[int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows of one front of each level, and for each row which of the levels it belongs to."""
-        spans = [self._span(t) for t in fronts]
-        where = np.concatenate([self.slots[a * self.batch : b * self.batch] for a, b in spans])
-        counts = [(last - first) * self.batch for first, last in spans]
-        return where, np.repeat(np.arange(len(spans)), counts)
+    def _features(self, number: int) -> Array:
+        """What the logits of this step, whose fronts it sets, are made of, (rows, C)."""
+        spans = self._spans(number)
+        self.ahead.append((spans, *self._rows(spans)))
+        self._first_context(*self.ahead[-1][1:])
+        self.spans, self.where, lanes = self.ahead.popleft()
+        return _narrow(self._network(self.where, self._second_context(self.where, lanes)))
 
-    def _first_context(self, where: NDArray[np.intp], lanes: NDArray[np.intp]) -> None:
+    def _foreseen(self, number: int) -> NDArray[Any]:
+        """The same where all is known."""
+        self.spans = self._spans(number - AHEAD)
+        parts = [(self.foreseen[k], a * self.batch, b * self.batch) for k, a, b in self.spans]
+        return np.concatenate([h[a:b] for h, a, b in parts] or [self.foreseen[0][:0]])
+
+    def _rows(self, spans: list[Span]) -> tuple[Rows, Rows]:
+        """The rows of some fronts, and for each which of the levels it belongs to, its *lane*."""
+        where = [self.slots[a * self.batch : b * self.batch] for _, a, b in spans]
+        levels = np.array([k for k, _, _ in spans], np.intp)
+        return np.concatenate(where or [self.slots[:0]]), np.repeat(levels, list(map(len, where)))
+
+    def _embed(self, rows: Rows, spans: Sequence[Span]) -> Array:
+        """What the indices of some fronts add, (rows, C); `rows` of `embedding` are theirs."""
+        found, end = [], 0
+        for slices, alike in groupby(spans, key=lambda span: self.slices[span[0]]):
+            count = sum(last - first for _, first, last in alike) * self.batch
+            own = rows[end : (end := end + count * slices)].reshape(count, slices)
+            total = self.embedding.take(own[:, 0], axis=0)
+            for k in range(1, slices):
+                total += self.embedding.take(own[:, k], axis=0)
+            found.append(total if slices == 1 else clip_activations(total))
+        return np.concatenate(found)
+
+    def _add(self, where: Rows, rows: Array) -> None:
+        """Add to what later levels know of these rows; spoils them."""
+        rows += self.total.take(where, axis=0)
+        self.total[where] = rows
+        self.clamped[where] = _narrow(clip_activations(rows))
+
+    def _first_context(self, where: Rows, lanes: Rows) -> None:
         added = self.conditions[0].take(lanes, axis=0)
         found = self.trunk.context1(_taps(self.clamped, where, self.around), added)
         self.middle[where] = found.clip(0, ACTIVATION_MAX, out=found)
 
-    def _second_context(self, where: NDArray[np.intp], lanes: NDArray[np.intp]) -> Array:
+    def _second_context(self, where: Rows, lanes: Rows) -> Array:
         """(n, C)"""
         added = self.conditions[1].take(lanes, axis=0)
         return clip_activations(self.trunk.context2(_taps(self.middle, where, self.around), added))
 
-    def _network(self, where: NDArray[np.intp], context: Array) -> Array:
+    def _network(self, where: Rows, context: Array) -> Array:
         """The causal layers: (n, C)."""
         trunk, channels = self.trunk, self.trunk.channels
         self.features[-1][where] = _narrow(context)
@@ -351,44 +411,37 @@ class _Run:
         h = trunk.first(_taps(self.features[0], where, self.first_taps), self.half)
         h += context
         clip_activations(h)
+        features = self.features.reshape(-1, channels)
         for k, layer in enumerate(trunk.layers):
             self.features[k + 1][where] = _narrow(h)
-            read = self.features[k + 1 :].reshape(-1, channels)
-            sums = layer.gate(_taps(read, where, self.layer_taps[k]), layer.bias)
+            sums = layer.gate(_taps(features, where, self.layer_taps[k]), layer.bias)
             u = sums[:, :channels].clip(-GATE_MAX, GATE_MAX - 1)
             u *= sums[:, channels:].clip(0, GATE_MAX)
             u *= 1 / GATE_MAX
             np.floor(u, out=u)
-            h += layer.residual(u.astype(self.held, copy=False), self.half)
+            h += layer.residual(u, self.half)
             clip_activations(h)
         return h
 
-    def _shares(self, logits: Sequence[Array]) -> list[NDArray[np.float64]]:
-        """`_normalise` for several levels: in one go, for speed, if all have as many codes."""
-        if len({part.shape[1] for part in logits}) != 1:
-            return [self._normalise(part) for part in logits]
-        every = self._normalise(np.concatenate(logits))
-        ends = [0, *accumulate(len(part) for part in logits)]
-        return [every[a:b] for a, b in pairwise(ends)]
-
     def _normalise(self, logits: Array) -> NDArray[np.float64]:
-        """Logits -> frequencies (n, K); spoils the logits."""
-        rows = np.arange(len(logits))
+        """Logits -> frequencies less one, (n, K); spoils the logits."""
+        rows, spread = np.arange(len(logits)), TOTAL - self.codes
         best = logits.argmax(axis=1)
         np.subtract(logits[rows, best, None], logits, out=logits)
-        # Products are < 2**20 * 2**24 and row sums <= 4096 * 2**20: all exact in float64. The
-        # correctly rounded quotient never reaches the next integer (they differ by >= 1 / sum).
-        shares: NDArray[np.float64] = self.table.take(logits.astype(np.intp), mode="clip")
-        total = shares.sum(axis=1, keepdims=True)
-        shares *= TOTAL - shares.shape[1]
-        shares /= total
+        # By way of int32, as that is faster. Products are < 2**20 * 2**24 and sums of rows
+        # <= 4096 * 2**20: all exact in float64, in any order. The correctly rounded quotient never
+        # reaches the next integer (they differ by >= 1 / sum).
+        steps = logits.astype(np.int32).astype(np.intp)
+        shares: NDArray[np.float64] = self.table.take(steps, mode="clip")
+        sums = shares @ self.ones
+        shares *= spread
+        shares /= sums[:, None]
         np.floor(shares, out=shares)
-        shares += 1
-        shares[rows, best] += TOTAL - shares.sum(axis=1)
+        shares[rows, best] += spread - shares @ self.ones
         return shares
 
 
-def _taps(features: NDArray[Any], where: NDArray[np.intp], back: NDArray[np.intp]) -> NDArray[Any]:
+def _taps(features: NDArray[Any], where: Rows, back: Rows) -> NDArray[Any]:
     """The taps of some rows side by side: (n, taps * C)."""
     found = features.take(where[:, None] + back, axis=0, mode="clip")
     return found.reshape(len(where), len(back) * features.shape[1])

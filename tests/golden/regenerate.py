@@ -80,7 +80,7 @@ def write_bad() -> None:
 def main(what: str) -> None:
     if what in ("tiny", "all"):
         tiny_weights()
-        write("tiny", str(HERE / "tiny.safetensors"), (53, 38), 70)
+        write("tiny", str(HERE / "tiny.safetensors"), (53, 38), 64)
         write("tiny-tiles", str(HERE / "tiny.safetensors"), (1043, 17), 70)
         write_bad()
     for model, qualities in (("photo", (10, 50, 90)), ("photo-ssim", (50,))):
