@@ -9,7 +9,6 @@ Gray 1982; Zeghidour et al. 2021), product quantisation (Jegou et al. 2011), ent
 (Chou, Lookabaugh and Gray 1989).
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ WORTH = 0.04  # share of codes but zero below which coding a level gains nothing
 WORTH_OF_MANY = 0.02  # the same for a level of several slices: experiment 22
 TRAINING_BEAM = 4  # paths that training follows up at each position
 DEAD_COUNT = 0.02  # uses per batch, on the moving average, below which a code is dead
+ROUNDS = 8  # of k-means
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,11 @@ class Quantizer(nn.Module):
         factor = stride // self.config.base_stride
         if factor > 1:
             vectors = vectors @ self.buffer("projection", stride).T
-        grid = (len(vectors), -1, height // factor, width // factor)
-        return F.pixel_shuffle(vectors.transpose(1, 2).reshape(grid), factor)
+        # pixel_shuffle, but channels last in memory, as vectors are and the decoder wants them.
+        grid = height // factor, width // factor
+        blocks = vectors.reshape(len(vectors), *grid, -1, factor, factor)
+        rows = blocks.permute(0, 1, 4, 2, 5, 3).reshape(len(vectors), height, width, -1)
+        return rows.permute(0, 3, 1, 2)
 
     def look_up(self, level: int, indices: Tensor) -> Tensor:
         """Vectors (B, n, D_s) of indices (B, n, S)."""
@@ -244,14 +247,16 @@ class Quantizer(nn.Module):
         Args:
             codebooks: (S, K, d) of each level, which may learn, instead of its own.
         """
-        latent = torch.zeros(len(grids[0]), self.dim, height, width)
+        latent = torch.zeros(len(grids[0]), height, width, self.dim).permute(0, 3, 1, 2)
         if codebooks is None:
             codebooks = [self.buffer("codebook", k) for k in range(len(grids))]
         levels = self.config.levels[: len(grids)]
         for stride, same in itertools.groupby(range(len(grids)), lambda k: levels[k].stride):
-            codes = (_look_up(codebooks[k], grids[k].flatten(1, 2)) for k in same)
-            total = functools.reduce(torch.add, codes)
-            latent = latent + self.scatter(total, stride, height, width)
+            first, *others = same
+            total = _look_up(codebooks[first], grids[first].flatten(1, 2))
+            for k in others:
+                total += _look_up(codebooks[k], grids[k].flatten(1, 2))
+            latent += self.scatter(total, stride, height, width)
         return latent
 
     @torch.no_grad()
@@ -389,12 +394,18 @@ class Quantizer(nn.Module):
             self.buffer("code_sum", level).copy_(self.buffer("codebook", level) * count[..., None])
 
     @torch.no_grad()
-    def initialise(self, latent: Tensor, quality: Tensor, rounds: int = 8) -> None:
+    def initialise(
+        self,
+        latent: Tensor,
+        quality: Tensor,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
         """Projections by PCA, then codebooks level by level by entropy-constrained k-means.
 
         Args:
             latent: (N, D, h, w) of sample crops.
             quality: (N,) at which each crop is quantised; spread over 0..100.
+            progress: called with the share of the levels that is done, 0..1.
         """
         rest = latent
         for stride in self.config.strides:
@@ -408,11 +419,13 @@ class Quantizer(nn.Module):
             self.buffer("sigma", stride).copy_(spread)
         for level, spec in enumerate(self.config.levels):
             vectors = self.gather(rest, spec.stride)
-            chosen = self.look_up(level, self.fit(level, vectors, quality, rounds))
+            chosen = self.look_up(level, self.fit(level, vectors, quality))
             rest = rest - self.scatter(chosen, spec.stride, *latent.shape[2:])
+            if progress:
+                progress((level + 1) / len(self.config.levels))
 
     @torch.no_grad()
-    def fit(self, level: int, vectors: Tensor, quality: Tensor, rounds: int = 8) -> Tensor:
+    def fit(self, level: int, vectors: Tensor, quality: Tensor) -> Tensor:
         """Entropy-constrained k-means of one level on vectors (N, n, D_s).
 
         Returns:
@@ -428,13 +441,13 @@ class Quantizer(nn.Module):
         codebook.copy_(rows[torch.randint(len(rows), (size,))].transpose(0, 1))
         codebook[:, 0] = 0
         rates.fill_(1.0)
-        for round_ in range(rounds):
+        for round_ in range(ROUNDS):
             lengths = self.marginal_bits(level, quality)
             indices = self.assign(level, vectors, quality, lengths, even)
             count, total = self._tally(level, vectors, even, indices)
             self.buffer("code_count", level).copy_(count / len(quality))
             self.buffer("code_sum", level).copy_(total / len(quality))
-            if round_ < rounds - 2:
+            if round_ < ROUNDS - 2:
                 self._revive(level, vectors, indices)
             self._set_means(level)
             for which in range(RATE_BINS):
@@ -445,7 +458,8 @@ class Quantizer(nn.Module):
 
 
 def _look_up(codebook: Tensor, indices: Tensor) -> Tensor:
-    chosen: Tensor = codebook[torch.arange(len(codebook)), indices]
+    slices, size, _ = codebook.shape
+    chosen = F.embedding(indices + size * torch.arange(slices), codebook.flatten(0, 1))
     return chosen.transpose(2, 3).flatten(2)
 
 
