@@ -502,3 +502,20 @@ def test_device_and_batch_are_decided_together(
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
         settled = train._settled(train.TrainOptions(output=tmp_path / "w.safetensors"))
         assert (settled.device, settled.batch) == (device, batch)
+
+
+def test_what_stops_before_its_first_step_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def stop_halfway(record: dict[str, Any]) -> None:
+        if record["phase"] == "start-up":
+            told.append(record["progress"])
+            if record["progress"] == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.run(options(tmp_path), stop_halfway)
+    assert told == [0, 0.5, 1]
+    assert list(tmp_path.iterdir()) == []

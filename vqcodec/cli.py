@@ -315,7 +315,8 @@ def train(
 ) -> None:
     """Train a model, by default on drawn pictures; the log goes to OUT.jsonl.
 
-    Ctrl-C or SIGTERM ends the step and keeps everything in OUT.checkpoint.
+    Ctrl-C or SIGTERM ends the step and keeps everything in OUT.checkpoint; before the first
+    step, it leaves nothing.
     """
     if resume and (preset or tune or init):
         raise typer.BadParameter("--resume goes on with its model: no --preset, --tune or --init")

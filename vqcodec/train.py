@@ -54,10 +54,11 @@ def run(options: TrainOptions, report: Report) -> None:
     """Train a model and write its weights file.
 
     Args:
-        report: called with each log record (`phase`, `step`, `minutes`, `progress`, `psnr`, ...).
+        report: called with each log record (`phase`, `step`, `minutes`, `progress`, `psnr`, ...);
+            with `phase` and `progress` alone during start-up.
     Raises:
         KeyboardInterrupt: after Ctrl-C, which ends the step and writes a checkpoint first; pressed
-            again, it stops at once.
+            again, or before the first step, it stops at once.
         ImageError: no usable picture in the data folder.
         ModelError: `init` or the checkpoint is missing or unusable, or the preset unknown.
     """
@@ -98,27 +99,26 @@ def _run(options: TrainOptions, report: Report) -> None:
     config = _config(options, source, saved)
     if saved is None:  # else an earlier run's would be resumed, if this one is stopped early
         checkpoint.path.unlink(missing_ok=True)
-    with log_path.open("a" if options.resume else "w", encoding="utf-8") as log:
+    begun = True
+    try:
+        with log_path.open("a" if options.resume else "w", encoding="utf-8") as log:
+            begun = options.resume
 
-        def note(record: Record) -> None:
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-            report(record)
+            def note(record: Record) -> None:
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                report(record)
 
-        state = Run(options, config, _crops(options, note), note)
-        if saved is not None:
-            saved.restore_modules(state.modules())
-            saved.restore_generators(state.crops.rng)
-            state.results = saved.meta["results"]
-            state.pretrained = saved.meta.get("pretrained", options.init is not None)
-        elif source is not None:
-            _start_from(state, source)
-        else:
-            _initialise(state)
-        with deferred_interrupts() as state.interrupted:
-            for phase in (_autoencoder_phase, _prior_phase):
-                phase(state, checkpoint, saved)
-        _save(state)
+            state = Run(options, config, _crops(options, note), note)
+            _begin(state, source, saved)
+            begun = True
+            with deferred_interrupts() as state.interrupted:
+                for phase in (_autoencoder_phase, _prior_phase):
+                    phase(state, checkpoint, saved)
+            _save(state)
+    finally:
+        if not begun:  # what was stopped before its first step leaves nothing
+            log_path.unlink(missing_ok=True)
     checkpoint.path.unlink(missing_ok=True)
 
 
@@ -152,14 +152,33 @@ def _crops(options: TrainOptions, note: Report) -> CropSource:
     return CropSource(pictures, options.seed, options.device)
 
 
+def _begin(state: Run, source: registry.Model | None, saved: Saved | None) -> None:
+    """Go on from a checkpoint or from weights, or start anew."""
+    if saved is not None:
+        saved.restore_modules(state.modules())
+        saved.restore_generators(state.crops.rng)
+        state.results = saved.meta["results"]
+        state.pretrained = saved.meta.get("pretrained", state.options.init is not None)
+    elif source is not None:
+        _start_from(state, source)
+    else:
+        _initialise(state)
+
+
 def _initialise(state: Run) -> None:
     """KLT and k-means: without any training already a codec."""
     options, count = state.options, 40 if state.options.steps else 400
+
+    def progress(share: float) -> None:
+        state.report({"phase": "start-up", "progress": share})
+
+    progress(0)
     x = state.crops.batch(count, options.crop)
     state.autoencoder.initialise(x)
     with torch.no_grad():
         latent = state.autoencoder.transform(x)[:, : state.autoencoder.dim].contiguous()
-    state.quantizer.initialise(latent, spread_quality(count)[torch.randperm(count)])
+    quality = spread_quality(count)[torch.randperm(count)]
+    state.quantizer.initialise(latent, quality, progress)
 
 
 def _start_from(state: Run, source: registry.Model) -> None:
