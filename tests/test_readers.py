@@ -1,6 +1,7 @@
 """readers.py: several processes read what one reads, and nothing hangs on them."""
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from vqcodec import codec, container, readers
 from vqcodec.drawings import draw
 from vqcodec.errors import CorruptChunk
 from vqcodec.grids import read_grids
+from vqcodec.products import FloatCarrier, Int8Carrier, fastest_with_torch
 from vqcodec.readers import Reader, read_tiles, serve
 from vqcodec.tiles import split
 
@@ -75,9 +77,33 @@ def test_workers_read_what_one_process_reads(
     assert all(process.poll() is not None for process in processes)
 
 
-def test_a_worker_answers_tile_by_tile(model: str, data: bytes) -> None:
-    start = b'{"weights": "%s", "bytes": %d, "pixels": %d, "count": 1, "partial": false}\n'
-    head = start % (os.fsencode(model), len(data), 10**6)
+@pytest.mark.parametrize("many", [1, 3])
+def test_workers_with_many_tiles_use_int8(
+    model: str, data: bytes, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one process does."""
+    told: list[bool] = []
+
+    class Worker(readers._Worker):
+        def __init__(self, reader: Reader, int8: bool) -> None:
+            told.append(int8)
+            super().__init__(reader, int8)
+
+    monkeypatch.setattr(readers, "_Worker", Worker)
+    monkeypatch.setattr(readers, "MANY", many)
+    found = read_grids(data, model=model, workers=2, carrier=fastest_with_torch).grids
+    suits = isinstance(fastest_with_torch(), Int8Carrier)
+    assert told == [suits and many == 1] * 2
+    assert same(found, read_grids(data, model=model).grids)
+    told.clear()
+    read_grids(data, model=model, workers=2, carrier=FloatCarrier)
+    assert told == [False] * 2
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_worker_answers_tile_by_tile(model: str, data: bytes, int8: bool) -> None:
+    start = {"weights": model, "bytes": len(data), "pixels": 10**6, "count": 1, "partial": False}
+    head = json.dumps({**start, "int8": int8}).encode() + b"\n"
     sink = io.BytesIO()
     serve(io.BytesIO(head + data + b"2\n0\n"), sink)
     grid = read_grids(data, model=model, levels=1).grids[0][..., 0]
@@ -134,7 +160,7 @@ def test_none_takes_the_processors(
 ) -> None:
     started: list[Reader] = []
 
-    def refuse(reader: Reader) -> None:
+    def refuse(reader: Reader, int8: bool) -> None:
         started.append(reader)
         raise OSError
 

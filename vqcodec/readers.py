@@ -26,7 +26,7 @@ from vqcodec import container, registry
 from vqcodec.coder import IndexGrid, decode_grids
 from vqcodec.container import Container
 from vqcodec.errors import CorruptChunk
-from vqcodec.products import Carrier, FloatCarrier
+from vqcodec.products import Carrier, FloatCarrier, Int8Carrier, fastest_with_torch
 from vqcodec.registry import Model
 from vqcodec.tiles import Tile, split
 
@@ -34,7 +34,8 @@ __all__ = ["Reader", "read_tiles", "serve"]
 
 Found = tuple[list[IndexGrid], bool]
 
-MOST = 4  # workers where nobody says how many: each takes 180 MB
+MOST = 4  # workers where nobody says how many: each takes 150 MB, or 210 with torch
+MANY = 4  # tiles for each worker, from which on it pays to load torch, if only for int8
 
 # The path is handed over as it is here, so that a worker never runs another vqcodec, nor anything
 # that lies in the folder it is started from.
@@ -52,7 +53,8 @@ class Reader:
 
     count: how many levels, from the first.
     partial: of a damaged tile take the levels before the damage.
-    carrier: says what the prior is calculated in; in other processes, float32.
+    carrier: says what the prior is calculated in; in other processes float32, unless there are
+        many tiles.
     """
 
     data: bytes
@@ -116,6 +118,7 @@ def read_tiles(
     if (workers := min(workers, len(tiles) - 1)) < 2:
         yield from map(reader.read, tiles)
         return
+    int8 = len(tiles) >= MANY * workers and isinstance(reader.carrier(), Int8Carrier)
     idle: SimpleQueue[_Worker] = SimpleQueue()
     started: list[_Worker] = []
     ahead: deque[Future[Found]] = deque()
@@ -133,7 +136,7 @@ def read_tiles(
     try:
         for _ in range(workers):
             try:
-                started.append(_Worker(reader))
+                started.append(_Worker(reader, int8))
             except OSError:  # no process can be had
                 break
             idle.put(started[-1])
@@ -155,12 +158,13 @@ def read_tiles(
 class _Worker:
     """A process that reads tiles."""
 
-    def __init__(self, reader: Reader) -> None:
-        """
+    def __init__(self, reader: Reader, int8: bool) -> None:
+        """`int8`: with torch, whose products are faster, else in float32.
+
         Raises:
             OSError: the process cannot be started.
         """
-        self.reader, self.begun = reader, False
+        self.reader, self.int8, self.begun = reader, int8, False
         path = json.dumps([str(folder) for folder in sys.path])
         self.process = subprocess.Popen(
             [sys.executable or "", "-I", "-c", PROGRAM, path],
@@ -196,6 +200,7 @@ class _Worker:
             "pixels": reader.parsed.width * reader.parsed.height,
             "count": reader.count,
             "partial": reader.partial,
+            "int8": self.int8,
         }
         to.write(json.dumps(start).encode() + b"\n" + reader.data)
         self.begun = True
@@ -219,7 +224,8 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     data = source.read(start["bytes"])
     parsed = container.parse(data, partial=start["partial"], max_pixels=start["pixels"])
     model = registry.load(start["weights"])
-    reader = Reader(data, parsed, model, start["count"], start["partial"])
+    carrier = fastest_with_torch if start["int8"] else FloatCarrier
+    reader = Reader(data, parsed, model, start["count"], start["partial"], carrier)
     tiles = split(parsed.height, parsed.width, model.config.strides[0])
     while number := source.readline():
         grids, sound = reader.read(tiles[int(number)])
