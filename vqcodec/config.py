@@ -188,7 +188,7 @@ PRESETS = {
         name="photo",
         levels=_levels((4, 16, 512), (7, 8, 256), (2, 8, 256, 24)),
         latent_dims=(192, 192),
-        prior=PriorConfig(channels=(96, 64), layers=4),
+        prior=PriorConfig(channels=(96, 64), layers=3),
         encoder=(192, 4),
         decoder=((256, 2), (128, 3), (64, 3)),
         lambdas=(0.8, 0.019, 0.0004),
