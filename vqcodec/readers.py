@@ -34,7 +34,7 @@ __all__ = ["Reader", "read_tiles", "serve"]
 
 Found = tuple[list[IndexGrid], bool]
 
-MOST = 4  # workers where nobody says how many: each takes 150 MB, or 210 with torch
+MOST = 4  # workers where nobody says how many: each takes 180 MB, and 60 more with torch
 MANY = 4  # tiles for each worker, from which on it pays to load torch, if only for int8
 
 # The path is handed over as it is here, so that a worker never runs another vqcodec, nor anything

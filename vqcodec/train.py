@@ -99,7 +99,7 @@ def _run(options: TrainOptions, report: Report) -> None:
     config = _config(options, source, saved)
     if saved is None:  # else an earlier run's would be resumed, if this one is stopped early
         checkpoint.path.unlink(missing_ok=True)
-    begun = True
+    begun = True  # until the log is open, there is none of this run
     try:
         with log_path.open("a" if options.resume else "w", encoding="utf-8") as log:
             begun = options.resume
