@@ -193,13 +193,36 @@ def test_errors_are_differences_of_squared_distances() -> None:
     codebook = quantizer.buffer("codebook", 4).normal_()
     vectors, offset = torch.randn(2, 5, 12), torch.rand(2, 3, 8)
     price = torch.rand(2, 5)
-    errors = quantizer.errors(4, vectors, offset, price)
+    errors = quantizer.errors(4, vectors, price, offset)
     assert errors.shape == (2, 3, 5, 8)
     for k in range(3):
         part = vectors[:, :, None, k::3]
         want = (part - codebook[k]).square().sum(3) - part.square().sum(3)
         want = want + price[..., None] * offset[:, None, k]
         torch.testing.assert_close(errors[:, k], want, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [1, 3 * 8 * 2, 3 * 8 * 12])
+def test_errors_are_held_for_few_positions_at_once(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(4)
+    quantizer = Quantizer(TINY["residual"])
+    quantizer.buffer("codebook", 4).normal_()[:, 0] = 0
+    quality, price = torch.tensor([60.0, 80.0]), torch.rand(2, 5) + 0.1
+    given = torch.randn(2, 5, 12), quality, quantizer.marginal_bits(4, quality), price
+    whole = quantizer.assign(4, *given)
+    held, errors = [], Quantizer.errors
+
+    def note(self: Quantizer, level: int, *given: torch.Tensor) -> torch.Tensor:
+        held.append(errors(self, level, *given))
+        return held[-1]
+
+    monkeypatch.setattr("vqcodec.quantizer.ERRORS_AT_ONCE", most)
+    monkeypatch.setattr(Quantizer, "errors", note)
+    assert torch.equal(quantizer.assign(4, *given), whole) and whole.any()
+    assert max(part.numel() for part in held) <= max(most, 3 * 8)
+    assert sum(part.numel() for part in held) == 2 * 5 * 3 * 8
 
 
 def test_bits_are_the_marginal_lengths_of_all_indices() -> None:

@@ -108,12 +108,12 @@ class Quantizer(nn.Module):
         """Squared error that a bit must save, (B,), at qualities (B,)."""
         return torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
 
-    def errors(self, level: int, vectors: Tensor, offset: Tensor, price: Tensor) -> Tensor:
+    def errors(self, level: int, vectors: Tensor, price: Tensor, offset: Tensor) -> Tensor:
         """|v - e_k|^2 - |v|^2 + price offset_k of vectors (B, n, D_s): (B, S, n, K).
 
         Args:
-            offset: (B, S, K).
             price: (B, n).
+            offset: (B, S, K).
         """
         codebook = self.buffer("codebook", level)
         slices, size, dim = codebook.shape
@@ -142,9 +142,12 @@ class Quantizer(nn.Module):
         energy = (self.cut(level, vectors).square().sum(3) / price[..., None]).amax(1)  # (B, S)
         undecided = (energy > offset[..., 1:].amin(2) - offset[..., 0]).any(1).nonzero().flatten()
         indices = torch.zeros(len(vectors), lengths.shape[1], vectors.shape[1], dtype=torch.long)
-        step = max(1, ERRORS_AT_ONCE // (vectors.shape[1] * lengths[0].numel()))
-        for rows in torch.split(undecided, step):
-            indices[rows] = self.errors(level, vectors[rows], offset[rows], price[rows]).argmin(3)
+        count = max(1, ERRORS_AT_ONCE // lengths[0].numel())  # positions
+        for rows in torch.split(undecided, max(1, count // vectors.shape[1])):
+            for start in range(0, vectors.shape[1], count):
+                part = slice(start, start + count)
+                errors = self.errors(level, vectors[rows, part], price[rows, part], offset[rows])
+                indices[rows, :, part] = errors.argmin(3)
         return indices.transpose(1, 2)
 
     def assign_jointly(
