@@ -35,7 +35,7 @@ __all__ = ["Reader", "read_tiles", "serve"]
 Found = tuple[list[IndexGrid], bool]
 
 MOST = 4  # workers where nobody says how many: each takes 180 MB, and 60 more with torch
-MANY = 4  # tiles for each worker, from which on it pays to load torch, if only for int8
+MANY = 2  # tiles, besides the first, for each worker: with fewer, it does not pay to load torch
 
 # The path is handed over as it is here, so that a worker never runs another vqcodec, nor anything
 # that lies in the folder it is started from.
@@ -53,8 +53,7 @@ class Reader:
 
     count: how many levels, from the first.
     partial: of a damaged tile take the levels before the damage.
-    carrier: says what the prior is calculated in; in other processes float32, unless there are
-        many tiles.
+    carrier: says what the prior is calculated in, here and in other processes.
     """
 
     data: bytes
@@ -115,10 +114,10 @@ def read_tiles(
     """
     if workers is None:
         workers = min(_processors(), MOST)
-    if (workers := min(workers, len(tiles) - 1)) < 2:
+    int8 = isinstance(reader.carrier(), Int8Carrier)
+    if (workers := min(workers, (len(tiles) - 1) // (MANY if int8 else 1))) < 2:
         yield from map(reader.read, tiles)
         return
-    int8 = len(tiles) >= MANY * workers and isinstance(reader.carrier(), Int8Carrier)
     idle: SimpleQueue[_Worker] = SimpleQueue()
     started: list[_Worker] = []
     ahead: deque[Future[Found]] = deque()
@@ -159,7 +158,7 @@ class _Worker:
     """A process that reads tiles."""
 
     def __init__(self, reader: Reader, int8: bool) -> None:
-        """`int8`: with torch, whose products are faster, else in float32.
+        """`int8`: with torch, for its products, else in float32.
 
         Raises:
             OSError: the process cannot be started.
