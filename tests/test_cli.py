@@ -546,7 +546,7 @@ def test_verify_goes_on_after_a_bad_file() -> None:
 def test_pixel_limits_are_one_line(command: str) -> None:
     result = run(command, vqc("a.vqc"), "--max-pixels", "23")
     reason = "6 x 4 is more than 23 pixels; --max-pixels sets the limit"
-    line = f"vqcodec: error: a.vqc: chunk b'header' at byte 12: {reason}\n"
+    line = f"vqcodec: error: a.vqc: chunk 'header' at byte 12: {reason}\n"
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", line)
     assert run(command, "a.vqc", "--max-pixels", "24").exit_code == 0
 
@@ -715,7 +715,7 @@ def test_a_bar_shows_on_terminals_only(
 
 
 def test_errors_are_told_without_their_file() -> None:
-    assert console.describe(CorruptChunk(b"ICC", 7, "cut"), "x") == "chunk b'ICC' at byte 7: cut"
+    assert console.describe(CorruptChunk(b"ICC", 7, "cut"), "x") == "chunk 'ICC' at byte 7: cut"
     assert console.describe(OSError(2, "gone", "x"), "x") == "gone"
     assert console.describe(OSError(2, "gone", "y"), "x") == "y: gone"
 

@@ -333,7 +333,7 @@ def test_checksum_of_indices() -> None:
 def test_errors_survive_pickling() -> None:
     error = pickle.loads(pickle.dumps(CorruptChunk(b"ICC", 7, "why")))
     assert (error.kind, error.offset, error.reason) == (b"ICC", 7, "why")
-    assert str(error) == "chunk b'ICC' at byte 7: why"
+    assert str(error) == "chunk 'ICC' at byte 7: why"
 
 
 def test_import_needs_neither_numpy_nor_torch() -> None:

@@ -65,7 +65,7 @@ class CorruptChunk(BitstreamError):
     """
 
     def __init__(self, kind: bytes, offset: int, reason: str) -> None:
-        super().__init__(f"chunk {kind!r} at byte {offset}: {reason}")
+        super().__init__(f"chunk {kind.decode('latin-1')!r} at byte {offset}: {reason}")
         self.kind, self.offset, self.reason = kind, offset, reason
 
     def __reduce__(self) -> tuple[type[CorruptChunk], tuple[bytes, int, str]]:
