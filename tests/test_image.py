@@ -135,9 +135,8 @@ def test_palettes() -> None:
         (png(2, 1, 1, 0, b"\0\x40", b"\0\x01"), [255, 0]),
         (png(2, 1, 16, 0, b"\0\1\2\3\4", b"\3\4"), [255, 0]),
         (png(2, 1, 8, 2, b"\0\1\2\3\1\2\4", b"\0\1\0\2\0\3"), [0, 255]),
-        (png(2, 1, 16, 2, b"\0\1\2\3\4\5\6\7\2\3\4\5\6", b"\1\2\3\4\5\6"), [0, 255]),
     ],
-    ids=["L8", "L4", "L2", "L1", "L16", "RGB8", "RGB16"],
+    ids=["L8", "L4", "L2", "L1", "L16", "RGB8"],
 )
 def test_transparent_colours(data: bytes, alpha: list[int]) -> None:
     picture = read_picture(data)
@@ -324,6 +323,75 @@ def test_tiff_samples_that_pillow_reads_wrongly_are_refused(bits: int, sample_fo
     count, start = struct.pack(">H", len(tags)), 8 + len(data)
     with pytest.raises(ImageError, match="read wrongly by Pillow"):
         read_picture(struct.pack(">2sHI", b"MM", 42, start) + data + count + entries + bytes(4))
+
+
+def planes(values: np.ndarray[Any, Any], compressed: bool) -> bytes:
+    """A TIFF file of planes (C, H, W), two being grey and opacity, which Pillow does not write."""
+    parts = [zlib.compress(plane.tobytes()) if compressed else plane.tobytes() for plane in values]
+    count, height, width = values.shape
+    bits, data = 8 * values.itemsize, b"".join(parts)
+    starts = [8 + sum(map(len, parts[:k])) for k in range(count)]
+    tags = {256: (width,), 257: (height,), 258: (bits,) * count, 259: (8 if compressed else 1,)}
+    tags |= {262: (2 if count == 3 else 1,), 273: tuple(starts), 277: (count,), 278: (height,)}
+    tags |= {279: tuple(map(len, parts)), 284: (2,)} | ({338: (2,)} if count == 2 else {})
+    entries, place = b"", 8 + len(data)
+    for tag, numbers in tags.items():
+        field = struct.pack(f"<{len(numbers)}I", *numbers)
+        if len(numbers) > 1:
+            data, field = data + field, struct.pack("<I", 8 + len(data))
+        entries += struct.pack("<HHI", tag, 4, len(numbers)) + field
+    place = 8 + len(data)
+    return struct.pack("<2sHI", b"II", 42, place) + data + struct.pack("<H", len(tags)) + entries
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(("count", "bits"), [(3, 8), (3, 16), (2, 8)])
+def test_planes_of_tiff_are_read_rightly_or_refused(
+    count: int, bits: int, compressed: bool
+) -> None:
+    values = np.arange(count * 12).reshape(count, 3, 4) * 7
+    data = planes(values.astype(np.uint8) if bits == 8 else np.uint16(values * 257), compressed)
+    if count == 3 and (bits == 8 or compressed):
+        np.testing.assert_array_equal(read_picture(data).rgb, values.transpose(1, 2, 0))
+    else:
+        with pytest.raises(ImageError, match="TIFF samples .* are read wrongly by Pillow"):
+            read_picture(data)
+
+
+@pytest.mark.parametrize(
+    ("mode", "depths"), [("RGB", (7, 7, 11)), ("LA", (7, 15)), ("RGB", (135, 7, 7)), ("L", (143,))]
+)
+def test_deep_or_signed_jpeg2000_is_refused(mode: str, depths: tuple[int, ...]) -> None:
+    data = bytearray(saved(Image.new(mode, (16, 16)), "JPEG2000"))
+    assert read_picture(bytes(data)).notes == ()
+    start = data.index(b"\xff\x4f\xff\x51") + 42
+    data[start : start + 3 * len(depths) : 3] = bytes(depths)
+    with pytest.raises(ImageError, match="JPEG2000 samples .* are read wrongly by Pillow"):
+        read_picture(bytes(data))
+
+
+def test_deep_grey_jpeg2000() -> None:
+    values = np.uint16([[0, 1000] * 8, [30_000, 65_535] * 8]).repeat(8, 0)
+    data = saved(Image.fromarray(values), "JPEG2000")
+    for picture in (read_picture(data), from_pil(Image.open(io.BytesIO(data)))):
+        np.testing.assert_array_equal(picture.rgb[..., 0], np.rint(values / 257))
+        assert picture.grey and picture.notes == ("16-bit samples reduced to 8",)
+
+
+def test_a_transparent_colour_of_16_bits_is_refused() -> None:
+    data = png(2, 1, 16, 2, b"\0\1\2\3\4\5\6\7\2\3\4\5\6", b"\1\2\3\4\5\6")
+    with pytest.raises(ImageError, match="PNG samples .* are read wrongly by Pillow"):
+        read_picture(data)
+
+
+def test_bits_are_told_of_a_sample_not_of_a_pixel() -> None:
+    bmp = struct.pack("<2sIII", b"BM", 70, 0, 66)
+    bmp += struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    bmp += struct.pack("<IIIHH", 0xF800, 0x7E0, 0x1F, 0xF800, 0)
+    assert read_picture(bmp).notes == () and read_picture(bmp).rgb.tolist() == [[[255, 0, 0]]]
+    deep = read_picture(saved(Image.new("RGB", (3, 2), (7, 8, 9)), "SGI", bpc=2))
+    assert deep.notes == ("16-bit samples reduced to 8",)
+    assert deep.rgb[0, 0].tolist() == [7, 8, 9]
 
 
 def test_cmyk_goes_through_its_profile() -> None:

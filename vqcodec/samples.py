@@ -23,6 +23,8 @@ _ORIENTATION: Final = 0x0112  # EXIF tag
 _INTEROPERABILITY: Final = 0xA005
 _PHOTOMETRIC: Final = 0x0106  # TIFF tag
 _SAMPLE_FORMAT: Final = 0x0153
+_BITS: Final = 0x0102
+_PLANES: Final = 0x011C  # 2: each channel by itself
 # libtiff gives these in the machine's order of bytes, and Pillow swaps them.
 _SWAPPED: Final = ("I;16BS", "I;32BS", "F;32BF")
 _EXIF_PREFIX: Final = b"Exif\0\0"
@@ -43,12 +45,44 @@ def raw_mode(image: Image.Image) -> str:
         return ""
     decoder, *_, arguments = tiles[0]
     name = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-    signed = 2 in (getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT) or ())
-    if decoder == "libtiff" and name in _SWAPPED or signed and image.mode not in ("I", "F"):
-        raise ValueError(f"TIFF samples of this kind ({name}) are read wrongly by Pillow")
+    if _is_misread(image, decoder, name):
+        raise ValueError(f"{image.format} samples of this kind ({name}) are read wrongly by Pillow")
+    if decoder == "SGI16":
+        return f"{name};16"
     # Pillow scales any 9- to 16-bit PGM to the full 16 bits when it loads it, a PPM to 8.
     deep = image.format == "PPM" and isinstance(arguments, tuple) and arguments[-1] > 255
     return f"{image.mode};16" if deep or (image.format, image.mode) == ("PPM", "I") else name
+
+
+def _is_misread(image: Image.Image, decoder: str, raw: str) -> bool:
+    """Whether Pillow takes samples for others, without saying so."""
+    if image.format == "JPEG2000":  # deep colours and opacity are rounded past the largest byte
+        found = _jpeg2000_depths(image)
+        return max(found) > (16 if image.mode == "I;16" else 8)
+    if image.format == "PNG":  # only half of each sample can be compared
+        return raw == "RGB;16B" and "transparency" in image.info
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and len(image.getbands()) > 1:
+        deep = max(tags.get(_BITS) or (8,)) > 8
+        if decoder == "raw" and deep or image.mode == "LA":
+            return True
+    signed = 2 in (tags.get(_SAMPLE_FORMAT) or ())
+    return decoder == "libtiff" and raw in _SWAPPED or signed and image.mode not in ("I", "F")
+
+
+def _jpeg2000_depths(image: Image.Image) -> list[int]:
+    """Bits of a sample of each channel; 128 more where it is signed.
+
+    Source: ISO/IEC 15444-1, A.5.1: `SIZ`, right behind the start of the codestream.
+    """
+    file = getattr(image, "fp")  # noqa: B009
+    position = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(position)
+    start = data.find(b"\xff\x4f\xff\x51")
+    count = int.from_bytes(data[start + 40 : start + 42], "big")
+    return [depth + 1 for depth in data[start + 42 : start + 42 + 3 * count : 3]] or [0]
 
 
 def convert(
@@ -65,7 +99,8 @@ def convert(
     Raises:
         Whatever Pillow raises for a mode that it cannot convert.
     """
-    notes = ["16-bit samples reduced to 8"] if ";16" in raw and image.mode[0] not in "IF" else []
+    deep = ";16" in raw and raw != "BGR;16" and image.mode[0] not in "IF"  # that is 5, 6, 5 bits
+    notes = ["16-bit samples reduced to 8"] if deep else []
     if image.mode[0] in "IF":
         samples, note = _reduce(np.asarray(image), image.mode, raw, _white_is_zero(image))
         return samples, _keyed_alpha(np.asarray(image), image, 1), [note] if note else []
@@ -97,7 +132,7 @@ def _convert_8_bit(
         samples = np.array(plain).reshape(*image.size[::-1], -1)
         alpha = None
         if not palette:
-            alpha = _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1), raw)
+            alpha = _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1))
     if palette and not _is_rgb_profile(icc):  # a grey file must not carry an RGB profile
         grey = bool((samples == samples[..., :1]).all())
     if raw.startswith("LA;"):  # Pillow opens 16-bit grey with alpha as RGBA
@@ -105,17 +140,13 @@ def _convert_8_bit(
     return samples[..., 0] if grey else samples, alpha
 
 
-def _keyed_alpha(
-    samples: NDArray[Any], image: Image.Image, scale: int, raw: str = ""
-) -> UInt8Array | None:
+def _keyed_alpha(samples: NDArray[Any], image: Image.Image, scale: int) -> UInt8Array | None:
     """Opacity of a picture with one transparent colour, which Pillow gives in the file's units."""
     key = image.info.get("transparency")
     if image.mode in ("P", "PA") or not isinstance(key, (int, tuple)):
         return None
     wanted = np.atleast_1d(np.asarray(key, dtype=np.int64)) * scale
-    if raw.startswith("RGB;16"):
-        wanted = wanted >> 8
-    elif image.mode == "1":  # 255 since Pillow 13, 1 before
+    if image.mode == "1":  # 255 since Pillow 13, 1 before
         wanted = np.where(wanted > 0, 255, 0)
     planes = samples.reshape(*samples.shape[:2], -1)
     if len(wanted) != planes.shape[2]:
