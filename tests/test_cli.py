@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -400,6 +401,27 @@ def test_directories_where_files_should_be() -> None:
     assert ".: is a directory; -r" in run("compress", ".").stderr
     assert "file: is not a directory" in run("compress", "a.png", "-r", "-o", "file").stderr
     assert "nothing to do there" in run("compress", "-r", "a.vqc").stderr
+
+
+def test_a_folder_that_cannot_be_read_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def walk(folder: str, onerror: Callable[[OSError], None]) -> list[object]:
+        onerror(PermissionError(13, "Permission denied", folder))
+        return []
+
+    Path("closed").mkdir()
+    monkeypatch.setattr(os, "walk", walk)
+    result = run("compress", "-r", "closed")
+    assert (result.exit_code, result.stderr) == (1, "vqcodec: error: closed: Permission denied\n")
+
+
+def test_standard_input_has_one_name() -> None:
+    result = run("compress", "-", "-o", "a.vqc", stdin=b"")
+    assert (result.exit_code, result.stderr) == (1, "vqcodec: error: -: the file is empty\n")
+
+
+def test_sampling_takes_whole_qualities() -> None:
+    result = run("sample", "-q", "30.5")
+    assert (result.exit_code, everything()) == (2, [])
 
 
 @pytest.mark.parametrize(

@@ -374,7 +374,7 @@ def sample(
         temperature=temperature,
         top_p=top_p,
         size=(width, height),
-        quality=round(quality),
+        quality=quality,
         model=model,
     )
     sheet = image.from_pil(contact_sheet(pictures))

@@ -304,7 +304,9 @@ def describe(error: Exception, name: str = "") -> str:
         text = f"{path}: {error.strerror}" if path else error.strerror
     else:
         text = str(error) or type(error).__name__
-    return one_line(text.removeprefix(f"{name}: "))
+    if name:  # of bytes, such as standard input, `image.read_picture` knows none
+        text = text.removeprefix(f"{name}: ").removeprefix("picture: ")
+    return one_line(text)
 
 
 def one_line(text: str) -> str:

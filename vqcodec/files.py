@@ -110,26 +110,29 @@ def _collect(
         elif not recursive:
             complain(given, _error(errno.EISDIR, "is a directory; -r takes what is in it", given))
         else:
-            files = list(_walk(given, collected, complain))
-            if not files:
-                kinds = " ".join(sorted(collected))
-                complain(given, _error(errno.ENOENT, f"nothing to do there: no {kinds}", given))
-            yield from files
+            yield from _walk(given, collected, complain)
 
 
 def _walk(folder: str, collected: frozenset[str], complain: Complain) -> Iterator[tuple[str, str]]:
+    idle = True
+
     def unreadable(error: OSError) -> None:
+        nonlocal idle
+        idle = False
         complain(str(error.filename), error)
 
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in collected:
-                path = os.path.join(parent, name)
+                idle, path = False, os.path.join(parent, name)
                 if _is_device(path):  # a pipe without a writer would be read for ever
                     complain(path, _error(errno.EINVAL, "is not a regular file", path))
                 else:
                     yield path, os.path.relpath(path, folder)
+    if idle:
+        kinds = " ".join(sorted(collected))
+        complain(folder, _error(errno.ENOENT, f"nothing to do there: no {kinds}", folder))
 
 
 def _target(source: str, place: str, output: str | None, suffix: str, several: bool) -> str:

@@ -107,7 +107,12 @@ Output = Annotated[
 Force = Annotated[bool, typer.Option("-f", "--force", help="Replace files; write to a terminal.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
 Recursive = Annotated[
-    bool, typer.Option("-r", "--recursive", help="Take what is in directories; mirror it in OUT.")
+    bool,
+    typer.Option(
+        "-r",
+        "--recursive",
+        help="Take what is in directories (not behind links to such); mirror it in OUT.",
+    ),
 ]
 Region = Annotated[
     str | None,
@@ -142,8 +147,7 @@ Workers = Annotated[
 ]
 Effort = Annotated[int, typer.Option(min=0, max=2, help="0 is faster, 2 smaller.")]
 Quality = Annotated[
-    float,
-    typer.Option("-q", "--quality", min=0, max=100, callback=finite, help="More: larger, finer."),
+    int, typer.Option("-q", "--quality", min=0, max=100, help="More: finer, busier.")
 ]
 QualityOrTarget = Annotated[
     float | None,
