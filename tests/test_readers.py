@@ -20,7 +20,7 @@ from vqcodec.errors import CorruptChunk
 from vqcodec.grids import read_grids
 from vqcodec.products import FloatCarrier, Int8Carrier, fastest_with_torch
 from vqcodec.readers import Reader, read_tiles, serve
-from vqcodec.tiles import split
+from vqcodec.tiles import Tile, split
 
 TILES = 4
 
@@ -35,11 +35,6 @@ def data(model: str) -> bytes:
     """A file of four tiles; workers know nothing of tiles that tests make smaller."""
     rgb = np.tile(draw(np.random.default_rng(3), 300)[:20], (1, 13, 1))
     return codec.compress(Image.fromarray(rgb[:, :3100]), 60, effort=0, model=model)
-
-
-@pytest.fixture(autouse=True)
-def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "MANY", 1)
 
 
 @pytest.fixture
@@ -76,17 +71,17 @@ def test_workers_read_what_one_process_reads(
     alone = read_grids(data, model=model, levels=levels).grids
     assert not processes
     shares: list[float] = []
-    found = read_grids(data, model=model, levels=levels, workers=2, progress=shares.append)
+    found = read_grids(data, model=model, levels=levels, workers=3, progress=shares.append)
     assert same(found.grids, alone) and len(processes) == 2
     assert shares == [0.25, 0.5, 0.75, 1.0]
     assert all(process.poll() is not None for process in processes)
 
 
-@pytest.mark.parametrize("many", [1, 2])
-def test_workers_use_int8_where_one_process_does(
+@pytest.mark.parametrize("many", [1, 3])
+def test_workers_with_many_tiles_use_int8(
     model: str, data: bytes, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And are not started for few tiles, as torch takes long to load."""
+    """Where one process does."""
     told: list[bool] = []
 
     class Worker(readers._Worker):
@@ -96,12 +91,12 @@ def test_workers_use_int8_where_one_process_does(
 
     monkeypatch.setattr(readers, "_Worker", Worker)
     monkeypatch.setattr(readers, "MANY", many)
-    found = read_grids(data, model=model, workers=2, carrier=fastest_with_torch).grids
+    found = read_grids(data, model=model, workers=3, carrier=fastest_with_torch).grids
     suits = isinstance(fastest_with_torch(), Int8Carrier)
-    assert told == [suits] * (0 if suits and many == 2 else 2)
+    assert told == [suits and many == 1] * 2
     assert same(found, read_grids(data, model=model).grids)
     told.clear()
-    read_grids(data, model=model, workers=2, carrier=FloatCarrier)
+    read_grids(data, model=model, workers=3, carrier=FloatCarrier)
     assert told == [False] * 2
 
 
@@ -123,10 +118,10 @@ def test_every_worker_may_fail(model: str, data: bytes, monkeypatch: pytest.Monk
     alone = read_grids(data, model=model).grids
     for program in ("raise SystemExit(1)", "print('{}')", "print('[]')", "print(7)"):
         monkeypatch.setattr(readers, "PROGRAM", program)
-        assert same(read_grids(data, model=model, workers=3).grids, alone)
+        assert same(read_grids(data, model=model, workers=4).grids, alone)
     for executable in ("", None, "/nowhere/python", os.devnull):
         monkeypatch.setattr(sys, "executable", executable)
-        assert same(read_grids(data, model=model, workers=3).grids, alone)
+        assert same(read_grids(data, model=model, workers=4).grids, alone)
 
 
 def test_a_worker_may_be_killed_at_work(
@@ -136,7 +131,7 @@ def test_a_worker_may_be_killed_at_work(
         if share == 0.5:  # both have begun
             processes[0].kill()
 
-    found = read_grids(data, model=model, workers=2, progress=kill).grids
+    found = read_grids(data, model=model, workers=3, progress=kill).grids
     assert same(found, read_grids(data, model=model).grids)
 
 
@@ -145,11 +140,31 @@ def test_damage_is_told_as_by_one_process(
 ) -> None:
     broken = damaged(data, 2)
     with pytest.raises(CorruptChunk, match="tile 2 do not match"):
-        read_grids(broken, model=model, workers=2)
+        read_grids(broken, model=model, workers=3)
     alone = read_grids(broken, model=model, partial=True)
-    found = read_grids(broken, model=model, partial=True, workers=2)
+    found = read_grids(broken, model=model, partial=True, workers=3)
     assert found.damaged == alone.damaged == 1 and same(found.grids, alone.grids)
     assert len(processes) == 4 and all(process.poll() is not None for process in processes)
+
+
+def test_what_processes_do_not_read_is_read_one_by_one(
+    model: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As threads of one process would be in each other's way."""
+    at_work, most, read = 0, 0, Reader.read
+
+    def note(self: Reader, tile: Tile) -> readers.Found:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        found = read(self, tile)
+        at_work -= 1
+        return found
+
+    alone = read_grids(data, model=model).grids
+    monkeypatch.setattr(Reader, "read", note)
+    monkeypatch.setattr(readers, "PROGRAM", "raise SystemExit(1)")
+    assert same(read_grids(data, model=model, workers=2).grids, alone) and most == 1
 
 
 def test_a_file_that_fails_at_once_leaves_no_process(
@@ -182,7 +197,7 @@ def test_closed_early_it_leaves_no_process(
 ) -> None:
     alone = read_grids(data, model=model)
     reader = Reader(data, alone.container, alone.model, 2, False)
-    results = read_tiles(reader, split(20, 3100, 16), 3)
+    results = read_tiles(reader, split(20, 3100, 16), 4)
     next(results), next(results)
     assert len(processes) == 3
     results.close()
@@ -202,7 +217,7 @@ def wait(share):
     if share == 0.5:
         print("begun", flush=True)
         time.sleep(60)
-read_grids(open({str(path)!r}, "rb").read(), model={model!r}, workers=2, progress=wait)
+read_grids(open({str(path)!r}, "rb").read(), model={model!r}, workers=3, progress=wait)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdout.readline() == b"begun\n"

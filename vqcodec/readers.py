@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from threading import Event
+from threading import Event, Lock
 from typing import IO
 
 import numpy as np
@@ -34,8 +34,8 @@ __all__ = ["Reader", "read_tiles", "serve"]
 
 Found = tuple[list[IndexGrid], bool]
 
-MOST = 4  # workers where nobody says how many: each takes 180 MB, and 60 more with torch
-MANY = 2  # tiles, besides the first, for each worker: with fewer, it does not pay to load torch
+MOST = 4  # where nobody says how many: each but this one takes 180 MB, and 60 more with torch
+MANY = 3  # tiles for each, from which on it pays that the others load torch, too, for int8
 
 # The path is handed over as it is here, so that a worker never runs another vqcodec, nor anything
 # that lies in the folder it is started from.
@@ -53,7 +53,8 @@ class Reader:
 
     count: how many levels, from the first.
     partial: of a damaged tile take the levels before the damage.
-    carrier: says what the prior is calculated in, here and in other processes.
+    carrier: says what the prior is calculated in; in other processes float32, unless there are
+        many tiles.
     """
 
     data: bytes
@@ -107,41 +108,47 @@ def read_tiles(
     The first tile is read here, while processes start for the others.
 
     Args:
-        workers: so many processes at most; None: as many as there are processors, up to `MOST`.
-            1 starts none.
+        workers: so many read at once at most, this process being one of them; None: as many as
+            there are processors, up to `MOST`.
     Raises:
         CorruptChunk: as `Reader.read`.
     """
     if workers is None:
         workers = min(_processors(), MOST)
-    int8 = isinstance(reader.carrier(), Int8Carrier)
-    if (workers := min(workers, (len(tiles) - 1) // (MANY if int8 else 1))) < 2:
+    if (workers := min(workers, len(tiles))) < 2:
         yield from map(reader.read, tiles)
         return
+    # Asked only if there are many, as it may load torch, which others should not wait for.
+    int8 = len(tiles) >= MANY * workers and isinstance(reader.carrier(), Int8Carrier)
     idle: SimpleQueue[_Worker] = SimpleQueue()
     started: list[_Worker] = []
     ahead: deque[Future[Found]] = deque()
-    over = Event()
+    over, here = Event(), Lock()
 
     def read(tile: Tile) -> Found:
-        with contextlib.suppress(Empty):  # those that failed do not come back
+        # One thread more than there are processes finds none, and those that failed stay away.
+        with contextlib.suppress(Empty):
             worker = idle.get_nowait()
             if (found := worker.read(tile)) is not None:
                 idle.put(worker)
                 return found
-        return ([], False) if over.is_set() else reader.read(tile)
+        with here:
+            return ([], False) if over.is_set() else reader.read(tile)
 
     pool = ThreadPoolExecutor(workers)
     try:
-        for _ in range(workers):
+        for _ in range(workers - 1):
             try:
                 started.append(_Worker(reader, int8))
             except OSError:  # no process can be had
                 break
             idle.put(started[-1])
         rest = iter(tiles[1:])
+        ahead.extend(pool.submit(read, tile) for tile in itertools.islice(rest, len(started)))
+        with here:
+            first = reader.read(tiles[0])
+        yield first
         ahead.extend(pool.submit(read, tile) for tile in itertools.islice(rest, 2 * workers))
-        yield reader.read(tiles[0])
         for tile in rest:
             ahead.append(pool.submit(read, tile))
             yield ahead.popleft().result()
@@ -158,7 +165,7 @@ class _Worker:
     """A process that reads tiles."""
 
     def __init__(self, reader: Reader, int8: bool) -> None:
-        """`int8`: with torch, for its products, else in float32.
+        """`int8`: with torch, whose products are faster, else in float32.
 
         Raises:
             OSError: the process cannot be started.
