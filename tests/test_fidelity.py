@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, PngImagePlugin
-from test_image import UPRIGHT_XMP, XMP, cmyk_profile, noise, png, saved
+from test_image import UPRIGHT_XMP, XMP, cmyk_profile, noise, png, saved, tiff
 
 import vqcodec
 from vqcodec import codec, image, samples
@@ -45,13 +45,11 @@ def deep(picture: Image.Image, colour: int) -> bytes:
     return png(48, 32, 16, colour, b"".join(b"\0" + row.tobytes() for row in rows))
 
 
-def tiff(values: np.ndarray[Any, Any], sample_format: int) -> bytes:
+def grey_tiff(values: np.ndarray[Any, Any], sample_format: int) -> bytes:
     """A grey TIFF file of samples that Pillow has no mode for; formats are 1 unsigned, 2 signed."""
     tags = {256: 48, 257: 32, 258: 8 * values.itemsize, 259: 1, 262: 1, 273: 8, 277: 1, 278: 32}
     tags |= {279: values.nbytes, 339: sample_format}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
-    count = struct.pack("<H", len(tags))
-    return struct.pack("<2sHI", b"II", 42, 8 + values.nbytes) + values.tobytes() + count + entries
+    return tiff(values.tobytes(), {tag: [value] for tag, value in tags.items()})
 
 
 def gamma(value: int) -> PngImagePlugin.PngInfo:
@@ -115,9 +113,9 @@ KEPT = {
     "white 0": Kept(saved(Image.fromarray(~WIDE), "TIFF", tiffinfo={262: 0}), "L", DEEP, GREY),
     "RGB 16 PPM": Kept(b"P6 48 32 65535\n" + np.repeat(PLAIN, 2).tobytes(), "RGB", DEEP),
     "I 32": Kept(
-        tiff(GREYS * np.uint32(2**24), 1), "L", FAR.format("9.56301e+08..2.95279e+09"), INK
+        grey_tiff(GREYS * np.uint32(2**24), 1), "L", FAR.format("9.56301e+08..2.95279e+09"), INK
     ),
-    "I 16 signed": Kept(tiff(GREYS * np.int16(100), 2), "L", FAR.format("5700..17600"), INK),
+    "I 16 signed": Kept(grey_tiff(GREYS * np.int16(100), 2), "L", FAR.format("5700..17600"), INK),
     "camera settings": Kept(saved(plain(), "JPEG", exif=SETTINGS), "RGB"),
     "profile": Kept(saved(plain(), "PNG", icc_profile=cmyk_profile()), "RGB", NO_PROFILE),
     "gamma": Kept(saved(plain(), "PNG", pnginfo=gamma(100_000)), "RGB", GAMMA),

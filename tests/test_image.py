@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,18 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, key: byte
     keyed = chunk(b"tRNS", key) if key else b""
     data = chunk(b"IDAT", zlib.compress(rows))
     return b"\x89PNG\r\n\x1a\n" + header + keyed + data + chunk(b"IEND", b"")
+
+
+def tiff(data: bytes, tags: dict[int, Sequence[int]], order: str = "<") -> bytes:
+    """A TIFF file of samples, which begin at byte 8; Pillow cannot write all of them."""
+    entries = b""
+    for tag, numbers in tags.items():
+        field = struct.pack(f"{order}{len(numbers)}I", *numbers)
+        if len(numbers) > 1:
+            data, field = data + field, struct.pack(f"{order}I", 8 + len(data))
+        entries += struct.pack(f"{order}HHI", tag, 4, len(numbers)) + field
+    head = struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 8 + len(data))
+    return head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
 
 
 # --- modes ------------------------------------------------------------------------------------
@@ -319,29 +332,24 @@ def test_tiff_samples_that_pillow_reads_wrongly_are_refused(bits: int, sample_fo
     data = zlib.compress(values.tobytes())
     tags = {256: 4, 257: 3, 258: bits, 259: 8, 262: 1, 273: 8, 277: 1, 278: 3}
     tags |= {279: len(data), 339: sample_format}
-    entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags.items())
-    count, start = struct.pack(">H", len(tags)), 8 + len(data)
     with pytest.raises(ImageError, match="read wrongly by Pillow"):
-        read_picture(struct.pack(">2sHI", b"MM", 42, start) + data + count + entries + bytes(4))
+        read_picture(tiff(data, {tag: [value] for tag, value in tags.items()}, ">"))
 
 
 def planes(values: np.ndarray[Any, Any], compressed: bool) -> bytes:
     """A TIFF file of planes (C, H, W), two being grey and opacity, which Pillow does not write."""
     parts = [zlib.compress(plane.tobytes()) if compressed else plane.tobytes() for plane in values]
     count, height, width = values.shape
-    bits, data = 8 * values.itemsize, b"".join(parts)
-    starts = [8 + sum(map(len, parts[:k])) for k in range(count)]
-    tags = {256: (width,), 257: (height,), 258: (bits,) * count, 259: (8 if compressed else 1,)}
-    tags |= {262: (2 if count == 3 else 1,), 273: tuple(starts), 277: (count,), 278: (height,)}
-    tags |= {279: tuple(map(len, parts)), 284: (2,)} | ({338: (2,)} if count == 2 else {})
-    entries, place = b"", 8 + len(data)
-    for tag, numbers in tags.items():
-        field = struct.pack(f"<{len(numbers)}I", *numbers)
-        if len(numbers) > 1:
-            data, field = data + field, struct.pack("<I", 8 + len(data))
-        entries += struct.pack("<HHI", tag, 4, len(numbers)) + field
-    place = 8 + len(data)
-    return struct.pack("<2sHI", b"II", 42, place) + data + struct.pack("<H", len(tags)) + entries
+    sizes = [len(part) for part in parts]
+    starts = [8 + sum(sizes[:k]) for k in range(count)]
+    tags: dict[int, Sequence[int]] = {
+        256: [width],
+        257: [height],
+        258: [8 * values.itemsize] * count,
+    }
+    tags |= {259: [8 if compressed else 1], 262: [2 if count == 3 else 1], 273: starts}
+    tags |= {277: [count], 278: [height], 279: sizes, 284: [2]} | ({338: [2]} if count == 2 else {})
+    return tiff(b"".join(parts), tags)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

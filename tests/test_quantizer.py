@@ -193,7 +193,7 @@ def test_errors_are_differences_of_squared_distances() -> None:
     codebook = quantizer.buffer("codebook", 4).normal_()
     vectors, offset = torch.randn(2, 5, 12), torch.rand(2, 3, 8)
     price = torch.rand(2, 5)
-    errors = quantizer.errors(4, vectors, price, offset)
+    errors = quantizer.errors(4, vectors, offset, price)
     assert errors.shape == (2, 3, 5, 8)
     for k in range(3):
         part = vectors[:, :, None, k::3]

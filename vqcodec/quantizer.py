@@ -108,12 +108,12 @@ class Quantizer(nn.Module):
         """Squared error that a bit must save, (B,), at qualities (B,)."""
         return torch.tensor([self.config.lambda_at(q) for q in quality.tolist()])
 
-    def errors(self, level: int, vectors: Tensor, price: Tensor, offset: Tensor) -> Tensor:
+    def errors(self, level: int, vectors: Tensor, offset: Tensor, price: Tensor) -> Tensor:
         """|v - e_k|^2 - |v|^2 + price offset_k of vectors (B, n, D_s): (B, S, n, K).
 
         Args:
-            price: (B, n).
             offset: (B, S, K).
+            price: (B, n).
         """
         codebook = self.buffer("codebook", level)
         slices, size, dim = codebook.shape
@@ -146,7 +146,7 @@ class Quantizer(nn.Module):
         for rows in torch.split(undecided, max(1, count // vectors.shape[1])):
             for start in range(0, vectors.shape[1], count):
                 part = slice(start, start + count)
-                errors = self.errors(level, vectors[rows, part], price[rows, part], offset[rows])
+                errors = self.errors(level, vectors[rows, part], offset[rows], price[rows, part])
                 indices[rows, :, part] = errors.argmin(3)
         return indices.transpose(1, 2)
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 __all__ = ["UInt8Array", "convert", "descriptive_exif", "metadata", "orient", "raw_mode"]
 
@@ -40,25 +40,22 @@ def raw_mode(image: Image.Image) -> str:
 
     Pillow forgets this on loading and reduces some samples silently, so ask before `load`.
     """
-    tiles = getattr(image, "tile", None)
-    if not tiles:
+    if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return ""
-    decoder, *_, arguments = tiles[0]
+    decoder, *_, arguments = image.tile[0]
     name = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
     if _is_misread(image, decoder, name):
         raise ValueError(f"{image.format} samples of this kind ({name}) are read wrongly by Pillow")
-    if decoder == "SGI16":
-        return f"{name};16"
     # Pillow scales any 9- to 16-bit PGM to the full 16 bits when it loads it, a PPM to 8.
     deep = image.format == "PPM" and isinstance(arguments, tuple) and arguments[-1] > 255
-    return f"{image.mode};16" if deep or (image.format, image.mode) == ("PPM", "I") else name
+    deep = deep or (image.format, image.mode) == ("PPM", "I") or decoder == "SGI16"
+    return f"{image.mode};16" if deep else name
 
 
-def _is_misread(image: Image.Image, decoder: str, raw: str) -> bool:
+def _is_misread(image: ImageFile.ImageFile, decoder: str, raw: str) -> bool:
     """Whether Pillow takes samples for others, without saying so."""
     if image.format == "JPEG2000":  # deep colours and opacity are rounded past the largest byte
-        found = _jpeg2000_depths(image)
-        return max(found) > (16 if image.mode == "I;16" else 8)
+        return _jpeg2000_depth(image) > (16 if image.mode == "I;16" else 8)
     if image.format == "PNG":  # only half of each sample can be compared
         return raw == "RGB;16B" and "transparency" in image.info
     tags = getattr(image, "tag_v2", {})
@@ -70,19 +67,19 @@ def _is_misread(image: Image.Image, decoder: str, raw: str) -> bool:
     return decoder == "libtiff" and raw in _SWAPPED or signed and image.mode not in ("I", "F")
 
 
-def _jpeg2000_depths(image: Image.Image) -> list[int]:
-    """Bits of a sample of each channel; 128 more where it is signed.
+def _jpeg2000_depth(image: ImageFile.ImageFile) -> int:
+    """Bits of a sample of the deepest channel; 128 more where one is signed.
 
     Source: ISO/IEC 15444-1, A.5.1: `SIZ`, right behind the start of the codestream.
     """
-    file = getattr(image, "fp")  # noqa: B009
+    file = image.fp
+    assert file is not None  # which is closed by loading
     position = file.tell()
     file.seek(0)
-    data = file.read()
+    _, _, sizes = file.read().partition(b"\xff\x4f\xff\x51")
     file.seek(position)
-    start = data.find(b"\xff\x4f\xff\x51")
-    count = int.from_bytes(data[start + 40 : start + 42], "big")
-    return [depth + 1 for depth in data[start + 42 : start + 42 + 3 * count : 3]] or [0]
+    count = int.from_bytes(sizes[36:38], "big")
+    return max(sizes[38 : 38 + 3 * count : 3], default=-1) + 1
 
 
 def convert(
@@ -99,7 +96,8 @@ def convert(
     Raises:
         Whatever Pillow raises for a mode that it cannot convert.
     """
-    deep = ";16" in raw and raw != "BGR;16" and image.mode[0] not in "IF"  # that is 5, 6, 5 bits
+    # All but BGR;16, which is a pixel of 5, 6 and 5 bits.
+    deep = ";16" in raw and raw != "BGR;16" and image.mode[0] not in "IF"
     notes = ["16-bit samples reduced to 8"] if deep else []
     if image.mode[0] in "IF":
         samples, note = _reduce(np.asarray(image), image.mode, raw, _white_is_zero(image))
