@@ -3,46 +3,15 @@
 from pathlib import Path
 
 import pytest
+from helpers import TINY
 
-from vqcodec import container, tiles
-from vqcodec.config import Level, ModelConfig, PriorConfig
-
-TINY = {
-    "vq-vae": ModelConfig(
-        name="tiny-vq-vae",
-        levels=(Level(8, 16),),
-        latent_dims=(12,),
-        prior=PriorConfig(channels=(8,), layers=2),
-        encoder=(8, 1),
-        decoder=((8, 1), (8, 1), (8, 1)),
-    ),
-    "vq-vae-2": ModelConfig(
-        name="tiny-vq-vae-2",
-        levels=(Level(16, 16), Level(8, 16, slices=3)),
-        latent_dims=(16, 12),
-        prior=PriorConfig(channels=(8, 6), layers=2),
-        encoder=(8, 1),
-        decoder=((8, 1), (8, 1), (8, 1)),
-    ),
-    "residual": ModelConfig(
-        name="tiny-residual",
-        levels=(
-            *(Level(16, 32), Level(16, 32)),
-            *(Level(8, 16, slices=2), Level(8, 16)),
-            Level(4, 8, slices=3),
-        ),
-        latent_dims=(24, 16, 12),
-        prior=PriorConfig(channels=(8, 8, 6), layers=2),
-        encoder=(8, 1),
-        decoder=((8, 1), (8, 1), (8, 1)),
-    ),
-}
+from vqcodec.bitstream import container, tiles
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A weights file of each tiny configuration, trained for a few steps on drawings."""
-    from vqcodec import train
+    from vqcodec.training import train
 
     folder = tmp_path_factory.mktemp("weights")
     paths = {}

@@ -10,9 +10,14 @@ import torch
 from PIL import Image
 
 import vqcodec
-from vqcodec import codec, container, grids, metrics, products, registry, windows
-from vqcodec.drawings import draw
+from vqcodec import codec, models
+from vqcodec.bitstream import container
+from vqcodec.decoder import grids
 from vqcodec.errors import BitstreamError, CorruptChunk, ImageError, ModelError, TargetError
+from vqcodec.networks import windows
+from vqcodec.picture import metrics
+from vqcodec.prior import arithmetic as products
+from vqcodec.training.drawings import draw
 
 SIZES = [(1, 1), (1, 40), (40, 1), (16, 16), (17, 33), (63, 65)]
 
@@ -56,7 +61,7 @@ def test_more_effort_is_a_better_trade() -> None:
 
     Over four pictures: on one of them chance can be more than what a second effort gives.
     """
-    config = registry.load("photo").config
+    config = models.load("photo").config
     errors, costs = np.zeros(3), np.zeros(3)
     for seed in range(4, 8):
         source = picture(160, 160, seed)
@@ -360,14 +365,14 @@ def test_one_arithmetic_checks_the_other(
 ) -> None:
     if not products.int8_is_right():
         pytest.skip("torch's sums of int8 are not right here, and not used")
-    asked, prior_in = list[str](), registry.Model.prior_in
+    asked, prior_in = list[str](), models.Model.prior_in
 
-    def spy(self: registry.Model, carrier: products.Carrier) -> Any:
+    def spy(self: models.Model, carrier: products.Carrier) -> Any:
         asked.append(carrier.name)
         return prior_in(self, carrier)
 
     monkeypatch.setattr(products, "fast_int8", lambda: True)
-    monkeypatch.setattr(registry.Model, "prior_in", spy)
+    monkeypatch.setattr(models.Model, "prior_in", spy)
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(40, 40), 70, effort=0, model=model)
     assert set(asked) == {"int8"}
@@ -395,11 +400,11 @@ def test_tune_chooses_the_shipped_model(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = {"psnr": str(tiny_weights["vq-vae"]), "ssim": str(tiny_weights["residual"])}
-    monkeypatch.setattr(registry, "TUNED", names)
+    monkeypatch.setattr(models, "TUNED", names)
     picture = Image.new("RGB", (40, 30), (90, 120, 60))
     for tune in (None, "psnr", "ssim"):
         data = vqcodec.compress(picture, tune=tune)
-        assert container.parse(data).model_id == registry.load(names[tune or "psnr"]).model_id
+        assert container.parse(data).model_id == models.load(names[tune or "psnr"]).model_id
     for wrong in ({"tune": "vmaf"}, {"tune": "ssim", "model": names["ssim"]}):
         with pytest.raises(ValueError, match="tune"):
             vqcodec.compress(picture, **wrong)

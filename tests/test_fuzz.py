@@ -23,10 +23,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vqcodec import codec, container, grids, image, registry
-from vqcodec.container import Container, Part
-from vqcodec.drawings import draw
+from vqcodec import codec, models
+from vqcodec.bitstream import container
+from vqcodec.bitstream.container import Container, Part
+from vqcodec.decoder import grids
 from vqcodec.errors import CorruptChunk, ImageError, ModelError, VqcodecError
+from vqcodec.picture import image
+from vqcodec.training.drawings import draw
 
 CASES = int(os.environ.get("VQCODEC_FUZZ_CASES", "10000"))
 SLOW = 2.0  # seconds of CPU
@@ -363,13 +366,13 @@ def test_pixel_limits_reach_the_header(seeds: list[Seed]) -> None:
 
 def test_flat_pictures_of_few_bytes_pass(tiny_weights: dict[str, Path], tmp_path: Path) -> None:
     """A sure prior codes 15,625 indices in a few bytes: no bound on indices per byte is sound."""
-    sound = registry.load(str(tiny_weights["vq-vae"]))
+    sound = models.load(str(tiny_weights["vq-vae"]))
     tensors = dict(sound.tensors)
     tensors["prior.level0.output.bias"] = bias = tensors["prior.level0.output.bias"].copy()
     tensors["quantizer.rate_count_0"] = counts = np.zeros_like(tensors["quantizer.rate_count_0"])
     bias[:, 0], bias[:, 1:], counts[..., 0] = 2**23, -(2**23), 1000
     model = str(tmp_path / "sure.safetensors")
-    registry.save(Path(model), sound.config, tensors, {})
+    models.save(Path(model), sound.config, tensors, {})
     grey = Image.new("RGB", (3000, 3000), (127, 127, 127))
     data = codec.compress(grey, 0, effort=0, model=model)
     codec.verify(data, model)
@@ -383,7 +386,7 @@ def test_damaged_weights_are_refused_or_others(
     tiny_weights: dict[str, Path], tmp_path: Path
 ) -> None:
     source, rng, before = tiny_weights["residual"].read_bytes(), random.Random(3), peak_bytes()
-    sound = registry.hash_file(tiny_weights["residual"])
+    sound = models.hash_file(tiny_weights["residual"])
     head = 8 + int.from_bytes(source[:8], "little")
     for number in range(CASES // 16):
         if rng.random() < 0.7:  # names, types, shapes, offsets and the configuration
@@ -395,7 +398,7 @@ def test_damaged_weights_are_refused_or_others(
         path = tmp_path / f"{number}.safetensors"
         path.write_bytes(data)
         with soon(number), suppress(ModelError):
-            model = registry.load(str(path))
+            model = models.load(str(path))
             _ = model.prior, model.autoencoder, model.quantizer
             assert model.model_id != sound or data == source
         path.unlink()
@@ -405,7 +408,7 @@ def test_damaged_weights_are_refused_or_others(
 def test_small_weights_cannot_ask_for_large_networks(
     tiny_weights: dict[str, Path], tmp_path: Path
 ) -> None:
-    model = registry.load(str(tiny_weights["vq-vae"]))
+    model = models.load(str(tiny_weights["vq-vae"]))
     for number, change in enumerate(
         (
             {"encoder": (1024, 64)},
@@ -414,39 +417,39 @@ def test_small_weights_cannot_ask_for_large_networks(
         )
     ):
         path = tmp_path / f"{number}.safetensors"
-        registry.save(path, replace(model.config, **change), model.tensors, {})
-        loaded = registry.load(str(path))
+        models.save(path, replace(model.config, **change), model.tensors, {})
+        loaded = models.load(str(path))
         for what in ("autoencoder", "quantizer"):
             with soon(number), pytest.raises(ModelError, match="weights lack numbers"):
                 getattr(loaded, what)
 
 
 def test_numbers_that_are_none_are_refused(tiny_weights: dict[str, Path], tmp_path: Path) -> None:
-    model = registry.load(str(tiny_weights["vq-vae"]))
+    model = models.load(str(tiny_weights["vq-vae"]))
     for number, broken in enumerate((np.nan, np.inf)):
         tensors = dict(model.tensors)
         tensors["quantizer.codebook_0"] = tensors["quantizer.codebook_0"].copy()
         tensors["quantizer.codebook_0"][0, 1, 2] = broken
         path = tmp_path / f"{number}.safetensors"
-        registry.save(path, model.config, tensors, {})
+        models.save(path, model.config, tensors, {})
         with pytest.raises(ModelError, match="not finite: codebook_0"):
-            _ = registry.load(str(path)).quantizer
+            _ = models.load(str(path)).quantizer
 
 
 def test_the_bound_on_numbers_holds(tiny_weights: dict[str, Path]) -> None:
     for path in tiny_weights.values():
-        model = registry.load(str(path))
+        model = models.load(str(path))
         _ = model.autoencoder, model.quantizer
         own = ("autoencoder.", "quantizer.")
         stored = sum(t.size for name, t in model.tensors.items() if name.startswith(own))
-        assert registry.least_numbers(model.config) <= stored
-        assert stored < 2 * registry.least_numbers(model.config)
+        assert models.least_numbers(model.config) <= stored
+        assert stored < 2 * models.least_numbers(model.config)
 
 
 def test_weights_that_cannot_be_read_are_model_errors(tmp_path: Path) -> None:
     for name in ("x" * 5000, "a\0b", str(tmp_path)):
         with pytest.raises(ModelError):
-            registry.find(bytes(4), name)
+            models.find(bytes(4), name)
 
 
 # Pictures

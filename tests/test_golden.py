@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import GOLDEN
 
-from vqcodec import codec, container, grids
+from vqcodec import codec
+from vqcodec.bitstream import container
+from vqcodec.decoder import grids
 from vqcodec.errors import VqcodecError
-from vqcodec.products import Carrier, FloatCarrier, Int8Carrier, int8_is_right
+from vqcodec.prior.arithmetic import Carrier, FloatCarrier, Int8Carrier, int8_is_right
 
-GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(path.stem for path in (GOLDEN / "v0").glob("*.vqc"))
 SETTINGS = [
     {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
@@ -36,8 +38,8 @@ SCRIPT = """
 import sys
 from hashlib import sha256
 from pathlib import Path
-from vqcodec import grids
-from vqcodec.products import FloatCarrier, fastest_with_torch
+from vqcodec.decoder import grids
+from vqcodec.prior.arithmetic import FloatCarrier, fastest_with_torch
 for path in map(Path, sys.argv[1:]):
     weights = path.with_name("tiny.safetensors")
     model = str(weights) if path.stem.startswith("tiny") else path.stem.rpartition("-q")[0]

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY
+from helpers import TINY, ignore, same_weights
 from PIL import Image
-from test_train import ignore, same_weights
 
-from vqcodec import codec, train
-from vqcodec.drawings import draw
+from vqcodec import codec
+from vqcodec.training import train
+from vqcodec.training.drawings import draw
 
 KILLS = int(os.environ.get("VQCODEC_KILLS", "2"))
 STEPS = 20 * KILLS
@@ -27,8 +27,8 @@ TRAIN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import TINY
-from vqcodec import run, train
+from helpers import TINY
+from vqcodec.training import run, train
 run.CHECKPOINT_MINUTES = 0.0
 output = Path(sys.argv[2])
 resume = output.with_name(output.name + ".checkpoint").exists()

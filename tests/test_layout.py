@@ -1,4 +1,4 @@
-"""Imports flow one way, and light commands stay light."""
+"""What loads what: light commands stay light. The layers themselves are import-linter's."""
 
 import ast
 import subprocess
@@ -8,80 +8,22 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "vqcodec"
+TORCH_FREE = ("bitstream", "picture", "decoder", "cli")
+OF_TORCH = {  # what training alone needs, and the networks
+    *("prior.network", "prior.freeze"),
+    *("networks.autoencoder", "networks.beam_search", "networks.quantizer"),
+    *("encoder.refine", "encoder.code_lengths", "encoder.perception"),
+}
 
-# Module -> what it may import of vqcodec. `config` and `errors` are open to all.
-STAGES = {
-    "fields": set(),
-    "drawings": {"fields"},
-    "samples": set(),
-    "image": {"samples"},
-    "autoencoder": set(),
-    "beam": set(),
-    "quantizer": {"beam"},
-    "prior": set(),
-    "freezing": {"prior"},
-    "products": {"resources"},
-    "exact_prior": {"products"},
-    "tally": set(),
-    "walk": {"exact_prior", "products", "resources", "tally"},
-    "probe": {"exact_prior", "walk"},
-    "coder": {"exact_prior", "walk"},
-    "container": set(),
-    "registry": {"autoencoder", "container", "quantizer", "exact_prior", "products"},
-    "allocation": set(),
-    "target": set(),
-    "refine": {"perception", "quantizer"},
-    "lengths": {"quantizer", "refine", "registry", "walk"},
-    "tiles": {"container"},
-    "readers": {"coder", "container", "products", "registry", "tiles"},
-    "windows": {"image", "registry", "resources", "tiles"},
-    "grids": {
-        *("coder", "container", "lengths", "perception", "products", "readers", "refine"),
-        *("registry", "resources", "tiles", "windows"),
-    },
-    "codec": {
-        *("image", "registry", "container", "grids", "tiles", "windows"),
-        *("allocation", "metrics", "products", "resources", "target", "walk"),
-    },
-    "data": {"drawings", "image"},
-    "perception": set(),
-    "codebooks": {"quantizer"},
-    "objective": {"autoencoder", "perception", "prior", "quantizer", "refine"},
-    "checkpoint": set(),
-    "loop": set(),
-    "run": {"autoencoder", "checkpoint", "data", "loop", "prior", "quantizer"},
-    "train": {
-        *("registry", "quantizer", "freezing", "data", "run", "lengths"),
-        *("codebooks", "objective", "perception", "loop", "checkpoint"),
-        *("exact_prior", "probe"),
-    },
-    "doctor": {"registry", "exact_prior", "probe", "products"},
-    "demo": {"codec", "drawings", "files", "image", "metrics"},
-    "bdrate": set(),
-    "metrics": set(),
-    "peers": set(),
-    "plots": set(),
-    "evaluate": {"bdrate", "codec", "files", "image", "metrics", "peers", "registry"},
-    "report": {"evaluate", "files", "metrics", "peers", "plots", "registry"},
-    "files": {"container"},
-    "console": {"files", "container", "registry"},
-    "options": {"files", "console", "container", "image", "target", "__init__"},
-    "sheet": set(),
-    "cli": {
-        *("files", "console", "options", "codec", "container", "demo", "evaluate", "image"),
-        *("peers", "registry", "report", "sheet", "train", "doctor"),
-    },
-    "__main__": {"cli"},
-    "__init__": {"codec", "errors"},
-    "config": set(),
-    "errors": set(),
-    "resources": set(),
-}
-NO_TORCH = {
-    *("errors", "config", "image", "exact_prior", "coder", "container", "registry", "codec"),
-    *("allocation", "target", "tiles", "readers", "windows", "grids", "probe", "doctor"),
-    *("resources", "products"),
-}
+
+def modules() -> list[str]:
+    """Dotted names of all modules, without `vqcodec.`."""
+    paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    return sorted(".".join(path.parts) for path in paths if path.name != "__main__")
+
+
+def is_torch_free(name: str) -> bool:
+    return not name.startswith("training.") and name not in OF_TORCH
 
 
 def imports(path: Path) -> set[str]:
@@ -92,35 +34,34 @@ def imports(path: Path) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module)
-            if node.module == "vqcodec":
-                names |= {f"vqcodec.{alias.name}" for alias in node.names}
     return names
 
 
-def test_every_module_has_a_place() -> None:
-    assert {path.stem for path in PACKAGE.glob("*.py")} == set(STAGES)
-
-
-@pytest.mark.parametrize("name", sorted(STAGES))
-def test_imports_only_what_its_place_allows(name: str) -> None:
-    found = imports(PACKAGE / f"{name}.py")
-    own = {n.split(".")[1] for n in found if n.startswith("vqcodec.")} & set(STAGES)
-    assert own <= STAGES[name] | {"config", "errors"}
+def test_few_modules_stand_at_the_top() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 14
 
 
 def test_constriction_has_one_importer() -> None:
-    users = [p.stem for p in PACKAGE.glob("*.py") if any("constriction" in n for n in imports(p))]
-    assert users == ["coder"]
+    users = [p.stem for p in PACKAGE.rglob("*.py") if any("constriction" in n for n in imports(p))]
+    assert users == ["range_coder"]
 
 
-@pytest.mark.parametrize("name", sorted(NO_TORCH))
-def test_imports_no_torch(name: str) -> None:
-    code = f"import sys, vqcodec.{name}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_modules_that_should_load_no_torch_load_none() -> None:
+    # In one process: once torch is there, all after it would be to blame, so the first is named.
+    names = [f"vqcodec.{name}" for name in modules() if is_torch_free(name)]
+    code = """
+import importlib, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    if "torch" in sys.modules:
+        sys.exit(name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *names], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_files_stay_short(path: Path) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 620  # aim under 300; the exact prior and its formula stay together
-    assert max(map(len, lines)) <= 100
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500  # aim under 300

@@ -10,7 +10,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it would leave temporary files
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        from vqcodec.cli import app  # takes a moment, in which Ctrl-C is no bug either
+        from vqcodec.cli.app import app  # takes a moment, in which Ctrl-C is no bug either
 
         app(prog_name="vqcodec")
     except KeyboardInterrupt:

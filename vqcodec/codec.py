@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec import container, image, metrics, registry, windows
-from vqcodec.allocation import quality_for
+from vqcodec import models
+from vqcodec.bitstream import container
+from vqcodec.bitstream.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
+from vqcodec.bitstream.tiles import Tile, split
 from vqcodec.config import TUNES, Tuning
-from vqcodec.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
+from vqcodec.decoder.grids import Grids, box_of, read_grids
+from vqcodec.encoder.allocation import quality_for
+from vqcodec.encoder.rate_control import Goal, reach, set_goal
+from vqcodec.encoder.tile import write_tile
 from vqcodec.errors import BitstreamError, ModelError, memory_errors
-from vqcodec.grids import Grids, box_of, read_grids, write_tile
-from vqcodec.image import Picture
-from vqcodec.products import FloatCarrier, fastest_with_torch
-from vqcodec.registry import Model
+from vqcodec.models import Model
+from vqcodec.networks import windows
+from vqcodec.picture import image, metrics
+from vqcodec.picture.image import Picture
+from vqcodec.prior.arithmetic import FloatCarrier, fastest_with_torch
+from vqcodec.prior.wavefront import Step, walk
 from vqcodec.resources import trim_heap
-from vqcodec.target import Goal, reach, set_goal
-from vqcodec.tiles import Tile, split
-from vqcodec.walk import Step, walk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -94,7 +98,7 @@ def compress(
     if tune is not None and (tune not in TUNES or model is not None):
         raise ValueError(f"tune is one of {', '.join(TUNES)}, instead of a model")
     if model is None:
-        model = registry.TUNED[tune or "psnr"]
+        model = models.TUNED[tune or "psnr"]
     quality = 50 if quality is None else quality
     if not 0 <= quality <= 100 or effort not in (0, 1, 2) or (levels is not None and levels < 1):
         raise ValueError(f"quality {quality}, effort {effort} or levels {levels} out of range")
@@ -105,7 +109,7 @@ def compress(
     if notes:
         for note in source.notes:
             notes(note)
-    loaded = registry.load(model)
+    loaded = models.load(model)
     chunks = [(ALPHA, image.encode_alpha(source.alpha) if source.alpha is not None else None)]
     chunks += [(ICC, source.icc), (EXIF, source.exif), (XMP, source.xmp)]
     encode = partial(_compress, loaded, source, chunks, effort, levels)
@@ -336,7 +340,7 @@ def sample(
         raise ValueError(f"count {count}, size {size} or quality {quality} out of range")
     if not (0 <= temperature < math.inf and 0 <= top_p <= 1):
         raise ValueError(f"temperature {temperature} or top_p {top_p} out of range")
-    loaded = registry.load(model)
+    loaded = models.load(model)
     rng = np.random.default_rng(seed)
 
     def draw(step: Step) -> NDArray[np.int32]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vqcodec.container import MAGIC
+from vqcodec.bitstream.container import MAGIC
 from vqcodec.errors import NotVqcodecFile
 
 __all__ = [

@@ -19,8 +19,9 @@ import atheris
 sys.path[:0] = [str(Path(__file__).parents[1])]  # for the damage of test_fuzz.py
 
 with atheris.instrument_imports(include=["vqcodec"]):
-    from vqcodec import codec, image
+    from vqcodec import codec
     from vqcodec.errors import ImageError, VqcodecError
+    from vqcodec.picture import image
 
 from test_fuzz import damaged, repaired  # noqa: E402
 

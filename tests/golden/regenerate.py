@@ -19,14 +19,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 def picture(width: int, height: int) -> Image.Image:
     """A photo-like drawing."""
-    from vqcodec.drawings import draw
+    from vqcodec.training.drawings import draw
 
     return Image.fromarray(draw(np.random.default_rng(2), max(width, height))[:height, :width])
 
 
 def index_hash(data: bytes, model: str) -> str:
     """SHA-256 of all decoded indices, little-endian int32, level after level."""
-    from vqcodec.grids import read_grids
+    from vqcodec.decoder.grids import read_grids
 
     grids = read_grids(data, model=model).grids
     return sha256(b"".join(grid.astype("<i4").tobytes() for grid in grids)).hexdigest()
@@ -34,17 +34,18 @@ def index_hash(data: bytes, model: str) -> str:
 
 def tiny_weights() -> None:
     """A model of five levels and three strides, small enough to commit."""
-    from conftest import TINY
+    from helpers import TINY
 
-    from vqcodec import registry, train
+    from vqcodec import models
+    from vqcodec.training import train
 
     path = HERE / "tiny.safetensors"
     config = replace(TINY["residual"], name="tiny")
     options = train.TrainOptions(path, config=config, steps=600, batch=4, crop=64, prior_share=0.5)
     train.run(options, lambda record: None)
-    model = registry.Model(path)
+    model = models.Model(path)
     state = {k: v for k, v in model.tensors.items() if not k.startswith("training.")}
-    registry.save(path, config, state, {"note": "for the tests"}, model.probe)
+    models.save(path, config, state, {"note": "for the tests"}, model.probe)
     path.with_name(path.name + ".jsonl").unlink()
 
 
@@ -58,7 +59,7 @@ def write(name: str, model: str, size: tuple[int, int], quality: float) -> None:
 
 def write_bad() -> None:
     """Broken versions of the tiny file, named after fault and exception."""
-    from vqcodec import container
+    from vqcodec.bitstream import container
 
     good, bad = (HERE / "tiny.vqc").read_bytes(), HERE.parent / "bad"
     stranger = replace(container.parse(good), model_id=bytes(4))

@@ -1,0 +1,79 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vqcodec import models
+from vqcodec.config import TUNES, Tuning
+from vqcodec.errors import ModelError
+
+
+def test_a_saved_model_loads(tiny_weights: dict[str, Path]) -> None:
+    model = models.load(str(tiny_weights["residual"]))
+    assert len(model.model_id) == 4
+    assert [level.stride for level in model.config.levels] == [16, 16, 8, 8, 4]
+    assert model.autoencoder.dim == 12 and model.quantizer.dim == 12
+    assert models.find(model.model_id, str(tiny_weights["residual"])) is model
+
+
+def test_floats_are_stored_as_fp16_but_for_the_transforms(tiny_weights: dict[str, Path]) -> None:
+    tensors = models.load(str(tiny_weights["residual"])).tensors
+    assert tensors["autoencoder.klt"].dtype == np.float32
+    assert tensors["autoencoder.encoder_in.weight"].dtype == np.float16
+    assert tensors["prior.table"].dtype == np.int32
+
+
+@pytest.mark.parametrize("name", ["", "no-such-model", "../photo", "/dev/null", "tests"])
+def test_unknown_models_are_refused(name: str) -> None:
+    with pytest.raises(ModelError):
+        models.load(name)
+
+
+def test_unknown_id_names_itself() -> None:
+    with pytest.raises(ModelError, match="0123456789abcdef"):
+        models.find(bytes.fromhex("0123456789abcdef"))
+    with pytest.raises(ModelError, match="no-such-file"):
+        models.find(bytes.fromhex("0123456789abcdef"), "no-such-file")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, 5000])
+def test_truncated_weights_are_refused(
+    tiny_weights: dict[str, Path], tmp_path: Path, keep: int
+) -> None:
+    path = tmp_path / "cut.safetensors"
+    path.write_bytes(tiny_weights["vq-vae"].read_bytes()[:keep])
+    with pytest.raises(ModelError):
+        models.load(str(path))
+
+
+def test_number_types_that_numpy_lacks_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bfloat16.safetensors"
+    save_file({"x": torch.zeros(2, dtype=torch.bfloat16)}, path, metadata={"config": "{}"})
+    with pytest.raises(ModelError, match="not a vqcodec weights file"):
+        models.load(str(path))
+
+
+def test_weights_without_a_tensor_are_refused(
+    tiny_weights: dict[str, Path], tmp_path: Path
+) -> None:
+    model = models.load(str(tiny_weights["vq-vae"]))
+    path = tmp_path / "lacking.safetensors"
+    state = {k: v for k, v in model.tensors.items() if k != "autoencoder.up.weight"}
+    models.save(path, model.config, state, {})
+    with pytest.raises(ModelError, match="up.weight"):
+        _ = models.load(str(path)).autoencoder
+
+
+def test_shipped_models_fit_their_budget() -> None:
+    cards = models.models()
+    assert {card.name for card in cards} == set(models.TUNED.values())
+    for card in cards:
+        assert card.num_bytes <= 32 * 2**20
+        assert models.name_of(bytes.fromhex(card.model_id)) == card.name
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_every_tune_has_a_model_that_is_tuned_so(tune: Tuning) -> None:
+    assert models.load(models.TUNED[tune]).config.tune == tune

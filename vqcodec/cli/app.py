@@ -1,0 +1,478 @@
+"""Typer commands: parse, call one function, report.
+
+Nothing here imports torch or NumPy before a command needs it: `--help` and `info` answer at once.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from vqcodec import files
+from vqcodec.bitstream import container
+from vqcodec.cli.console import (
+    Advance,
+    Report,
+    Ticker,
+    TrainingDisplay,
+    describe_file,
+    info_text,
+    one_line,
+    one_line_errors,
+)
+from vqcodec.cli.parameters import (
+    Bpp,
+    Effort,
+    Force,
+    Inputs,
+    Json,
+    Levels,
+    MaxMemory,
+    MaxPixels,
+    ModelName,
+    ModelOrTune,
+    Output,
+    Psnr,
+    Quality,
+    QualityOrTarget,
+    Recursive,
+    Region,
+    Size,
+    Tune,
+    Weights,
+    Workers,
+    finite,
+    one_of,
+    parse_names,
+    parse_qualities,
+    parse_region,
+    parse_size,
+    picture_suffix,
+    pixel_limit,
+    plan_jobs,
+    print_version,
+)
+from vqcodec.config import Tuning
+from vqcodec.files import PICTURES, STREAM, Job
+
+__all__ = ["app"]
+
+VQC = frozenset({".vqc"})
+
+
+class Group(TyperGroup):
+    """Commands whose expected errors are one line on standard error, never a traceback."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        with one_line_errors():  # of --help and --version, which end before a command begins
+            return super().main(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        with one_line_errors():  # before Typer makes of Ctrl-C what it thinks
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,  # a bug shows a plain traceback, which can be reported
+)
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Compress pictures with a residual VQ-VAE and an autoregressive prior."""
+
+
+@app.command()
+def compress(
+    inputs: Inputs,
+    output: Output = None,
+    quality: QualityOrTarget = None,
+    bpp: Bpp = None,
+    size: Size = None,
+    psnr: Psnr = None,
+    effort: Effort = 1,
+    levels: Levels = None,
+    tune: Tune = None,
+    model: ModelOrTune = None,
+    force: Force = False,
+    strip: Annotated[bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP.")] = False,
+    check: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Decode each file before it is written.")
+    ] = True,
+    max_pixels: MaxPixels = container.MAX_PIXELS,
+    max_memory: MaxMemory = None,
+    workers: Workers = None,
+    as_json: Json = False,
+    recursive: Recursive = False,
+) -> None:
+    """Compress pictures into .vqc files, beside them or at OUT.
+
+    The quality is -q, or what --bpp, --size or --psnr needs, found by trying 4 or 5, for each
+    picture anew.
+    """
+    one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
+    one_of(tune=tune, model=model)
+    limit = pixel_limit(max_pixels, max_memory)
+    report = Report(as_json)
+    jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import codec  # imports torch, seconds: keep it out of --help
+
+        start = time.perf_counter()
+        found: list[float] = []
+        before = os.path.getsize(job.source) if files.identity(job.source) else None
+        data = codec.compress(
+            files.read_stdin() if job.source == STREAM else job.source,
+            quality=quality,
+            bpp=bpp,
+            size=size,
+            psnr=psnr,
+            effort=effort,
+            levels=levels,
+            tune=tune,
+            model=model,
+            strip=strip,
+            check=check,
+            max_pixels=limit,
+            workers=workers,
+            notes=lambda text: report.note(job.source, text),
+            found=found.append,
+            progress=advance,
+        )
+        files.write(job.target, data, force, job.new_folders)
+        if before is not None and before < len(data):
+            report.note(job.source, f"the result is larger: {len(data)} bytes, not {before}")
+        fields = describe_file(data, limit) | {"quality": found[0]}
+        report.done(
+            job,
+            f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp, quality {found[0]:g}",
+            **fields,
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    report.each(jobs, work)
+
+
+@app.command()
+def decompress(
+    inputs: Inputs,
+    output: Output = None,
+    levels: Levels = None,
+    region: Region = None,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Decode what there is of a cut or damaged file.")
+    ] = False,
+    model: Weights = None,
+    max_pixels: MaxPixels = container.MAX_PIXELS,
+    max_memory: MaxMemory = None,
+    workers: Workers = None,
+    force: Force = False,
+    as_json: Json = False,
+    recursive: Recursive = False,
+) -> None:
+    """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
+    suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
+    box = parse_region(region) if region is not None else None
+    limit = pixel_limit(max_pixels, max_memory)
+    report = Report(as_json)
+    jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import codec
+        from vqcodec.picture import image
+
+        start = time.perf_counter()
+        data = files.read_vqc(job.source)
+        picture = codec.decompress_picture(
+            data,
+            levels=levels,
+            region=box,
+            partial=partial,
+            model=model,
+            max_pixels=limit,
+            workers=workers,
+            notes=lambda text: report.note(job.source, text),
+            progress=advance,
+        )
+        written = image.write_picture(picture, suffix)
+        if lost := image.left_out(picture, suffix):
+            report.note(job.source, lost)
+        files.write(job.target, written, force, job.new_folders)
+        report.done(
+            job,
+            f"{picture.width} x {picture.height}",
+            **describe_file(data, limit),
+            output_bytes=len(written),
+            seconds=round(time.perf_counter() - start, 3),
+        )
+
+    report.each(jobs, work)
+
+
+@app.command()
+def info(
+    inputs: Inputs, max_pixels: MaxPixels = container.MAX_PIXELS, as_json: Json = False
+) -> None:
+    """Show what .vqc files hold: size, quality, model, bytes of each part. Also of cut files."""
+    report = Report(as_json)
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import models
+
+        fields = describe_file(files.read_vqc(job.source), max_pixels)
+        name = models.name_of(bytes.fromhex(fields["model_id"]))
+        fields = {"input": job.source, **fields, "model": name}
+        report.show(info_text(fields), **fields)
+
+    report.each([Job(name, STREAM) for name in inputs], work)
+
+
+@app.command()
+def verify(
+    inputs: Inputs,
+    model: Weights = None,
+    max_pixels: MaxPixels = container.MAX_PIXELS,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
+    """Decode .vqc files and check every checksum; the exit status is 0 if all are right."""
+    report = Report(as_json)
+
+    def work(job: Job, advance: Advance) -> None:
+        from vqcodec import codec
+
+        data = files.read_vqc(job.source)
+        codec.verify(data, model, max_pixels=max_pixels, workers=workers)
+        report.show(f"{one_line(job.source)}: ok", input=job.source, ok=True)
+
+    report.each([Job(name, STREAM) for name in inputs], work)
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DATA_DIR",
+            exists=True,
+            file_okay=False,
+            help="Pictures; without it, training draws its own.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", show_default="photo", help="Configuration.")
+    ] = None,
+    tune: Annotated[
+        Tuning | None,
+        typer.Option(help="What to train for; without it, as the configuration or --init says."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Weights file to write.")
+    ] = Path("weights.safetensors"),
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, callback=finite, show_default="30", help="Time to take."),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where OUT stopped, as then but for what is given."),
+    ] = False,
+    init: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Weights to start from."),
+    ] = None,
+    prior_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            show_default="0.4",
+            help="Part of the time for the prior.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of all that is random."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 takes all.")] = 0,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    batch: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", show_default="0", help="Crops a step; 0 decides."),
+    ] = None,
+    force: Force = False,
+) -> None:
+    """Train a model, by default on drawn pictures; the log goes to OUT.jsonl.
+
+    Ctrl-C or SIGTERM ends the step and keeps everything in OUT.checkpoint; before the first
+    step, it leaves nothing.
+    """
+    if resume and (preset or tune or init):
+        raise typer.BadParameter("--resume goes on with its model: no --preset, --tune or --init")
+    for suffix in ("", ".jsonl", ".checkpoint"):  # hours of another run may lie in these
+        files.check_target(f"{output}{suffix}", force or resume)
+    from vqcodec.training import train as training
+
+    display = TrainingDisplay()
+    asked = {
+        "data": data,
+        "preset": preset,
+        "tune": tune,
+        "minutes": minutes,
+        "init": init,
+        "prior_share": prior_share,
+        "seed": seed,
+        "batch": batch,
+    }
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given |= {"threads": threads, "device": device}
+    kind = training.TrainOptions
+    options = kind.resumed(output, **given) if resume else kind(output, **given)
+    with display.bar:
+        training.run(options, display)
+
+
+@app.command()
+def sample(
+    count: Annotated[int, typer.Option("-n", "--count", min=1, max=4096, help="Pictures.")] = 16,
+    output: Annotated[
+        str, typer.Option("-o", "--output", metavar="OUT", help="Contact sheet; - is stdout.")
+    ] = "samples.png",
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Below 1: likelier, plainer.")
+    ] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Share of the probability to use.")
+    ] = 1.0,
+    size: Annotated[str, typer.Option(metavar="WxH", help="Of each, in pixels.")] = "256x256",
+    quality: Quality = 30,
+    model: ModelName = "photo",
+    force: Force = False,
+) -> None:
+    """Draw new pictures from the prior, as one contact sheet."""
+    width, height = parse_size(size, count)
+    suffix = picture_suffix(output)
+    files.check_target(output, force)
+    from vqcodec import codec
+    from vqcodec.cli.contact_sheet import contact_sheet
+    from vqcodec.picture import image
+
+    pictures = codec.sample(
+        count,
+        seed=seed,
+        temperature=temperature,
+        top_p=top_p,
+        size=(width, height),
+        quality=quality,
+        model=model,
+    )
+    sheet = image.from_pil(contact_sheet(pictures))
+    files.write(output, image.write_picture(sheet, suffix), force)
+
+
+@app.command()
+def demo(
+    picture: Annotated[
+        Path | None, typer.Argument(exists=True, dir_okay=False, help="Default: draws one.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Where the results go.")
+    ] = Path("demo"),
+    force: Force = False,
+) -> None:
+    """Try the codec on one picture: size, bpp and PSNR at a few qualities."""
+    from vqcodec.cli.demo import demo as trials
+
+    print("quality    bytes    bpp  PSNR dB  encode s  decode s")
+    for trial in trials(output, picture, force=force):
+        print(
+            f"{trial.quality:7g} {trial.num_bytes:8} {trial.bpp:6.3f} {trial.psnr_db:8.2f} "
+            f"{trial.encode_seconds:9.2f} {trial.decode_seconds:9.2f}  {trial.path}"
+        )
+
+
+@app.command()
+def evaluate(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Pictures.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Where the report goes.")
+    ] = Path("report"),
+    qualities: Annotated[
+        str, typer.Option(metavar="Q,Q,...", help="Of vqcodec.")
+    ] = "5,20,30,40,50,60,70,80,95",
+    peers: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Codecs to compare with, or none.")
+    ] = "jpeg,webp,avif,jpeg2000",
+    effort: Effort = 1,
+    model: ModelName = "photo",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Measure bytes and quality over all pictures below DIR; write tables and plots."""
+    from vqcodec.evaluation import evaluate as evaluation
+    from vqcodec.evaluation import report as results
+    from vqcodec.evaluation.baselines import PEERS
+
+    rates, names = parse_qualities(qualities), parse_names(peers, PEERS)
+    results.check_targets(output, force)
+    report = Report(as_json)
+    skip = results.targets(output)
+    with report.bar:
+        found = evaluation.evaluate(
+            evaluation.Options(folder, rates, names, effort, model, skip),
+            complain=report.error,
+            notes=lambda text: report.note(str(folder), text),
+            progress=Ticker(report.bar),
+        )
+    results.write(output, found, force)
+    report.show(results.text(output, found), **results.summary(found))
+    if report.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models that came with vqcodec."""
+    from dataclasses import asdict
+
+    from vqcodec import models
+
+    report = Report(as_json)
+    cards = models.models()
+    width = max([len("name"), *(len(card.name) for card in cards)])
+    if not as_json:
+        print(f"{'name':{width}}  {'id':16}  {'bytes':>10}  note")
+    for card in cards:
+        row = f"{card.name:{width}}  {card.model_id}  {card.num_bytes:10}  {card.note}"
+        report.show(row.rstrip(), **asdict(card))
+
+
+@app.command()
+def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
+    """Check that this machine computes exactly, however it does; the exit status is 0 if so."""
+    from vqcodec.cli import doctor as examination
+
+    report = Report(as_json)
+    with report.bar:
+        found = examination.examine(model, Ticker(report.bar))
+    if not as_json:
+        examination.print_table(found)
+    report.show(one_line(found.verdict), **found.summary())
+    if not found.exact:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Payload -> index grids -> picture."""

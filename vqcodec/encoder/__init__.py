@@ -1,0 +1,1 @@
+"""Picture -> index grids -> payload: the search for indices, and rate control."""

@@ -1,0 +1,105 @@
+"""Analysis by synthesis: a latent whose quantised version decodes closer to the picture."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vqcodec.config import Tuning
+from vqcodec.encoder.perception import distortion
+from vqcodec.networks.quantizer import Quantizer
+
+__all__ = ["between", "refine"]
+
+# Part of the way to where the error should be least, at quality 0, 50 and 100, linear between. The
+# whole way would be right if codes were dense; and MS-SSIM is no square: experiment 24.
+STEPS: dict[Tuning, tuple[float, float, float]] = {
+    "psnr": (0.16, 0.2, 0.25),
+    "ssim": (0.25, 0.25, 0.12),
+}
+CURVATURE = 0.6  # squared error of pixels for one of the latent: 1/1.9 to 1/1.45, experiment 2
+TRUST = 1.25  # where the gradient says that it is more than this, steps are the shorter
+FIRST, MOMENTUM = 1.3, 0.4  # of the first step; of a move, in the next: experiment 30
+SAFE, USUAL = 12, 20  # qualities: up to the one neither, from the other on both: experiment 31
+
+
+def refine(
+    quantizer: Quantizer,
+    decode: Callable[[Tensor], Tensor],
+    latent: Tensor,
+    picture: Tensor,
+    quality: Tensor,
+    looks: int,
+    beam: int,
+    levels: int | None = None,
+    weights: Tensor | None = None,
+    progress: Callable[[int], None] | None = None,
+    safe: bool = False,
+) -> Tensor:
+    """Move latents towards what should be quantised instead: damped Gauss-Newton steps.
+
+    The encoder network cannot know which codes will be chosen, nor what the decoder makes of them.
+    If the error of the picture is CURVATURE times that of the latent around the codes chosen
+    before, then the gradient says which latent has none. A decoder that does just that leaves the
+    latent where it is. In smooth parts the decoder may be many times steeper, where errors of
+    neighbours agree; the gradient, too long for the latent's own error, shows it.
+
+    Args:
+        decode: latents to pictures, differentiable.
+        latent: (B, D, h, w), the encoder's.
+        picture: (B, 3, H, W) in 0..1, padded like those that were encoded.
+        quality: (B,) in 0..100.
+        looks: how many steps; each quantises, decodes and takes a gradient.
+        beam, levels: how codes are searched here, and how many levels will be coded.
+        weights: (B, h, w), how much errors count (`perception.weights_for`).
+        progress: told how many looks are taken.
+        safe: look once more, at the end, and return the latent that was best, error and marginal
+            bits together. On photographs that is the last or as good; on flat colours and hard
+            edges steps may lead astray.
+    Returns:
+        (B, D, h, w), to be quantised in place of `latent`.
+    Source: latent refinement, Campos et al. (2019), here with the quantiser in the loop; momentum,
+        Polyak (1964).
+    """
+    scale = torch.ones(()) if weights is None else weights[:, None].sqrt()
+    part = between((0, 50, 100), STEPS[quantizer.config.tune], quality)
+    usual = between((SAFE, USUAL), (0, 1), quality)
+    first, momentum = 1 + (FIRST - 1) * usual, MOMENTUM * usual
+    move, price = torch.zeros(()), quantizer.lambdas(quality)
+    best, least = latent, torch.full((len(latent),), torch.inf)
+    unit = torch.ones(())
+    for look in range(looks + 1 if safe and looks else looks):
+        with torch.set_grad_enabled(look < looks):
+            quantized = quantizer(latent, quality, levels=levels, beam=beam, weights=weights)
+            chosen = quantized.latent.requires_grad_(look < looks)
+            losses, errors = distortion(decode(chosen), picture, weights)
+            unit = unit if look else losses.detach() / errors
+            costs = unit * errors + price * quantized.bits
+            best = torch.where((costs < least)[:, None, None, None], latent, best)
+            least = torch.minimum(costs, least)
+            if look == looks:
+                return best
+            (gradient,) = torch.autograd.grad(losses.sum(), chosen)
+        error, pull = scale * (chosen.detach() - latent), gradient / (2 * scale)
+        damped = part * (TRUST * _norm(error) / _norm(pull)).clamp(max=1)
+        step = damped * (CURVATURE * error - pull)
+        move = momentum * move + step if look else first * step
+        latent = latent + move
+        if progress:
+            progress(look + 1)
+    return latent
+
+
+def between(qualities: Sequence[float], values: Sequence[float], quality: Tensor) -> Tensor:
+    """What goes with each quality (B,), linear between those given: (B, 1, 1, 1)."""
+    found = np.interp(quality.tolist(), qualities, values)
+    return torch.tensor(found, dtype=torch.float32)[:, None, None, None]
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Of all channels (B, C, h, w) around each position: (B, 1, h, w)."""
+    mean = F.avg_pool2d(x.square().sum(1, keepdim=True), 3, 1, 1)
+    norm: Tensor = (mean + 1e-9).sqrt()
+    return norm

@@ -1,0 +1,1 @@
+"""Rate and distortion over a folder of pictures, beside other codecs."""

@@ -1,0 +1,1 @@
+"""The networks of a model: encoder, decoder, quantiser, and their windows around tiles."""

@@ -1,0 +1,3 @@
+"""The autoregressive prior: trained in floats, frozen to integers, scanned in wavefronts.
+
+Only `network` and `freeze`, which training uses, import torch."""

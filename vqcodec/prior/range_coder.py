@@ -1,0 +1,206 @@
+"""Index grids <-> bytes: a range coder for each part. The only importer of `constriction`.
+
+The coder has a 64-bit state and 32-bit words. Its decoder starts with two words and takes one more
+whenever its range falls below 2**32: so the number of such falls says where a stream must end. It
+is counted, as reading past the end would give zeros, and a stream be longer than it needs.
+
+constriction rescales weights to sum to 2**24 - K, then adds 1 to each. Frequencies less one have
+that sum, which makes its scale exactly 1.0: our integers pass through unrounded on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+import numpy as np
+from constriction import stream
+from numpy.typing import NDArray
+
+from vqcodec.errors import CorruptChunk
+from vqcodec.prior.integer_prior import ExactPrior
+from vqcodec.prior.wavefront import Indices, Shares, Step, walk, walk_known
+
+__all__ = ["IndexGrid", "StreamReader", "StreamWriter", "decode_grids", "encode_grids"]
+
+IndexGrid = NDArray[np.int32]  # (h, w, S)
+
+KIND = b"payload"
+STATE_BYTES = 8
+WORD_BYTES = 4
+
+
+def encode_grids(
+    prior: ExactPrior, grids: Sequence[IndexGrid], quality: int, size: int
+) -> list[bytes]:
+    """Entropy-code the index grids of one tile; `decode_grids` is the inverse.
+
+    Args:
+        prior: frozen prior, bit for bit the one that the decoder loads.
+        grids: one (h, w, S) int32 array per level, coarse first, values in [0, K); may stop early.
+        quality: 0..100, part of what the prior is told.
+        size: levels of a part; the last one may have fewer.
+    Returns:
+        A stream for each part.
+    Raises:
+        ValueError: an index lies outside its codebook, or a shape does not fit.
+    Source: range coding, Martin (1979); streams in docs/format.md, section 4.
+    """
+    writers = [StreamWriter() for _ in range(0, len(grids), size)]
+    for step, indices in walk_known(prior, [grid[None] for grid in grids], quality):
+        for part, own in _parts(step, size):
+            writers[part].push(step.shares[own], indices[own])
+    return [writer.finish() for writer in writers]
+
+
+def decode_grids(
+    prior: ExactPrior,
+    streams: Sequence[bytes],
+    shapes: Sequence[tuple[int, int]],
+    quality: int,
+    size: int,
+    check: Callable[[list[IndexGrid]], None] | None = None,
+) -> list[IndexGrid]:
+    """Decode the index grids of one tile.
+
+    Args:
+        prior: frozen prior, bit for bit the one that encoded.
+        streams: what `encode_grids` made, or the first of them.
+        shapes: (h, w) of all levels of these parts, coarse first.
+        quality: 0..100, as encoded.
+        size: levels of a part; the last one may have fewer.
+        check: told the grids so far after each part; what it raises saves decoding the rest.
+    Returns:
+        One (h, w, S) int32 array per level; values in [0, K).
+    Raises:
+        CorruptChunk: a stream is not one of a part with these shapes; `check` has been told of all
+            parts before it.
+        ValueError: shapes or quality out of range, or their number is not that of the streams.
+    """
+    if len(streams) != -(-len(shapes) // size):
+        raise ValueError(f"{len(shapes)} shapes for {len(streams)} streams")
+    readers = [StreamReader(stream) for stream in streams]
+    complete, sound = 0, len(readers)  # parts
+    damage: CorruptChunk | None = None
+
+    def choose(step: Step) -> Indices:
+        # Parts are decoded together: those before a damaged one go on, that and others get zeros.
+        nonlocal sound, damage
+        indices = np.zeros(len(step.shares), np.int32)
+        for part, own in _parts(step, size):
+            if part < sound:
+                try:
+                    indices[own] = readers[part].pull(step.shares[own])
+                except CorruptChunk as error:
+                    sound, damage = part, error
+                    if complete == sound:
+                        raise
+        return indices
+
+    def done(grids: list[NDArray[np.int32]]) -> None:
+        nonlocal complete
+        if len(grids) % size and len(grids) < len(shapes):
+            return  # within a part
+        readers[complete].finish()
+        complete += 1
+        if check:
+            check([grid[0] for grid in grids])
+        if damage and complete == sound:
+            raise damage
+
+    return [grid[0] for grid in walk(prior, shapes, quality, choose, done=done)]
+
+
+def _parts(step: Step, size: int) -> Iterator[tuple[int, slice]]:
+    """The number of each part that has fronts in a step of a walk, and which indices are its."""
+    for part, fronts in groupby(step.fronts, key=lambda front: front.level // size):
+        own = [front.indices for front in fronts]
+        yield part, slice(own[0].start, own[-1].stop)
+
+
+class StreamWriter:
+    """Encodes the indices of one part in the order of `walk`."""
+
+    def __init__(self) -> None:
+        self._encoder = stream.queue.RangeEncoder()
+        self._model = stream.model.Categorical(perfect=False)
+
+    def push(self, shares: Shares, indices: Indices) -> None:
+        """Encode indices (n,) whose frequencies, less one, are (n, K).
+
+        Raises:
+            ValueError: an index lies outside [0, K).
+        """
+        if indices.min() < 0 or indices.max() >= shares.shape[1]:
+            raise ValueError(f"an index lies outside its codebook of {shares.shape[1]}")
+        symbols = np.ascontiguousarray(indices, dtype=np.int32)
+        self._encoder.encode(symbols, self._model, shares)
+
+    def finish(self) -> bytes:
+        """The shortest stream that decodes to what was pushed, of at least a byte.
+
+        Any number in [low, low + range) does, followed by whatever; constriction picks one of a
+        whole number of words, and we of bytes.
+        """
+        words = self._encoder.get_compressed()
+        count, (lower, size) = self._encoder.pos()
+        length = WORD_BYTES * count + STATE_BYTES
+        picked = int.from_bytes(words.astype(">u4").tobytes().ljust(length, b"\0"), "big")
+        low = picked - (picked - int(lower)) % 2**64
+        for unused in range(STATE_BYTES - 1, -1, -1):
+            number = -(-low >> 8 * unused) << 8 * unused  # `low`, rounded up
+            if number < low + int(size):
+                break
+        return number.to_bytes(length, "big")[: length - unused]
+
+
+class StreamReader:
+    """Decodes the indices of one part in the order of `walk`; then `finish`."""
+
+    def __init__(self, data: bytes) -> None:
+        self._size = len(data)
+        words = np.frombuffer(data + bytes(STATE_BYTES - len(data) % WORD_BYTES), ">u4")
+        self._decoder = stream.queue.RangeDecoder(words.astype(np.uint32))
+        self._model = stream.model.Categorical(perfect=False)
+        self._read = _WordsRead()
+
+    def pull(self, shares: Shares) -> NDArray[np.int32]:
+        """Decode indices (n,) whose frequencies, less one, are (n, K).
+
+        Raises:
+            CorruptChunk: no encoder writes such a stream.
+        """
+        try:
+            indices: NDArray[np.int32] = self._decoder.decode(self._model, shares)
+        except (AssertionError, KeyError, ValueError) as error:  # what constriction raises
+            raise CorruptChunk(KIND, 0, "words that no encoder writes") from error
+        self._read.count(shares[np.arange(len(indices)), indices] + 1)
+        if WORD_BYTES * self._read.words >= self._size:
+            raise CorruptChunk(KIND, 0, "a stream ends before its last index")
+        return indices
+
+    def finish(self) -> None:
+        """Check that the stream ends here.
+
+        Raises:
+            CorruptChunk: it does not.
+        """
+        if self._size > WORD_BYTES * self._read.words + STATE_BYTES:
+            raise CorruptChunk(KIND, 0, "bytes after the last index of a stream")
+
+
+class _WordsRead:
+    """How many words the decoder has taken since it began: its range, followed by symbols."""
+
+    def __init__(self) -> None:
+        self.words, self._range = 0, 2**64 - 1
+
+    def count(self, frequencies: NDArray[np.float64]) -> None:
+        """Take in the frequencies (n,) of the decoded indices, out of 2**24 each."""
+        size, words = self._range, self.words
+        for frequency in frequencies.astype(np.int64).tolist():
+            size = (size >> 24) * frequency
+            if size < 2**32:
+                size <<= 32
+                words += 1
+        self._range, self.words = size, words

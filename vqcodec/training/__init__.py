@@ -1,0 +1,1 @@
+"""Training: autoencoder and codebooks, then the prior."""
