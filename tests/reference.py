@@ -280,7 +280,7 @@ class LevelDecoder:
         shape = (prior.layers + 2, height + 4, width + 4, channels)
         self.embedded, *self.hidden = np.zeros(shape, np.int64)
         self.fronts = width + 2 * (height - 1)
-        # Section 5, *Tally*: w and e; n and g of the front that is being decoded
+        # Section 5, *AdaptiveCounts*: w and e; n and g of the front that is being decoded
         columns = prior.tensors[f"level{level}.output.weight"].shape[1]
         self.w, self.e, self.n, self.g = np.zeros(
             (4, prior.slices[level], columns // prior.slices[level]), np.int64

@@ -367,9 +367,9 @@ def test_one_arithmetic_checks_the_other(
         pytest.skip("torch's sums of int8 are not right here, and not used")
     asked, prior_in = list[str](), models.Model.prior_in
 
-    def spy(self: models.Model, carrier: products.Carrier) -> Any:
-        asked.append(carrier.name)
-        return prior_in(self, carrier)
+    def spy(self: models.Model, arithmetic: products.Arithmetic) -> Any:
+        asked.append(arithmetic.name)
+        return prior_in(self, arithmetic)
 
     monkeypatch.setattr(products, "fast_int8", lambda: True)
     monkeypatch.setattr(models.Model, "prior_in", spy)

@@ -15,7 +15,7 @@ from vqcodec import codec
 from vqcodec.bitstream import container
 from vqcodec.decoder import grids
 from vqcodec.errors import VqcodecError
-from vqcodec.prior.arithmetic import Carrier, FloatCarrier, Int8Carrier, int8_is_right
+from vqcodec.prior.arithmetic import Arithmetic, FloatArithmetic, Int8Arithmetic, int8_is_right
 
 NAMES = sorted(path.stem for path in (GOLDEN / "v0").glob("*.vqc"))
 SETTINGS = [
@@ -39,12 +39,12 @@ import sys
 from hashlib import sha256
 from pathlib import Path
 from vqcodec.decoder import grids
-from vqcodec.prior.arithmetic import FloatCarrier, fastest_with_torch
+from vqcodec.prior.arithmetic import FloatArithmetic, fastest_with_torch
 for path in map(Path, sys.argv[1:]):
     weights = path.with_name("tiny.safetensors")
     model = str(weights) if path.stem.startswith("tiny") else path.stem.rpartition("-q")[0]
-    for carrier in FloatCarrier, fastest_with_torch:
-        found = grids.read_grids(path.read_bytes(), model=model, carrier=carrier).grids
+    for arithmetic in FloatArithmetic, fastest_with_torch:
+        found = grids.read_grids(path.read_bytes(), model=model, arithmetic=arithmetic).grids
         print(path.stem, sha256(b"".join(g.astype("<i4").tobytes() for g in found)).hexdigest())
 """
 
@@ -87,13 +87,13 @@ def test_a_golden_file_has_several_tiles() -> None:
 def test_same_indices_in_other_arithmetic(name: str, kind: str) -> None:
     if kind == "int8" and not int8_is_right():
         pytest.skip("torch's sums of int8 are not right here, and not used")
-    data, asked = (GOLDEN / "v0" / f"{name}.vqc").read_bytes(), list[Carrier]()
+    data, asked = (GOLDEN / "v0" / f"{name}.vqc").read_bytes(), list[Arithmetic]()
 
-    def carrier() -> Carrier:
-        asked.append(Int8Carrier(least=0) if kind == "int8" else FloatCarrier(np.float64))
+    def arithmetic() -> Arithmetic:
+        asked.append(Int8Arithmetic(least=0) if kind == "int8" else FloatArithmetic(np.float64))
         return asked[-1]
 
-    found = grids.read_grids(data, model=model_of(name), carrier=carrier)
+    found = grids.read_grids(data, model=model_of(name), arithmetic=arithmetic)
     assert {one.name for one in asked} == {kind}
     indices = b"".join(grid.astype("<i4").tobytes() for grid in found.grids)
     assert sha256(indices).hexdigest() == expected(name)

@@ -28,8 +28,8 @@ from vqcodec.models import Model
 from vqcodec.networks import windows
 from vqcodec.picture import image, metrics
 from vqcodec.picture.image import Picture
-from vqcodec.prior.arithmetic import FloatCarrier, fastest_with_torch
-from vqcodec.prior.wavefront import Step, walk
+from vqcodec.prior.arithmetic import FloatArithmetic, fastest_with_torch
+from vqcodec.prior.wavefront_scan import Step, scan
 from vqcodec.resources import trim_heap
 
 if TYPE_CHECKING:
@@ -247,7 +247,7 @@ def decompress_picture(
         max_pixels=max_pixels,
         workers=workers,
         progress=advance,
-        carrier=fastest_with_torch,
+        arithmetic=fastest_with_torch,
     )
     parsed = found.container
     if notes:
@@ -305,7 +305,7 @@ def verify(
         ModelError: the model that it needs is not here.
     """
     found = read_grids(
-        data, model=model, max_pixels=max_pixels, workers=workers, carrier=FloatCarrier
+        data, model=model, max_pixels=max_pixels, workers=workers, arithmetic=FloatArithmetic
     )
     parsed = found.container
     if (alpha := parsed.chunk(ALPHA)) is not None:
@@ -347,7 +347,7 @@ def sample(
         return _draw(rng, step.frequencies, temperature, top_p)
 
     shapes = loaded.config.grid_shapes(size[1], size[0])[: loaded.levels_worth(quality)]
-    grids = walk(loaded.prior, shapes, quality, draw, batch=count)
+    grids = scan(loaded.prior, shapes, quality, draw, batch=count)
     pictures, box = [], Tile(0, 0, 0, size[1], size[0])
     for row in range(count):
         rgb = _decode(loaded, [grid[row] for grid in grids], quality, size[1], size[0], box)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
 
     from vqcodec.networks.autoencoder import Autoencoder
     from vqcodec.networks.quantizer import Quantizer
-    from vqcodec.prior.arithmetic import Carrier
-    from vqcodec.prior.integer_prior import ExactPrior
+    from vqcodec.prior.arithmetic import Arithmetic
+    from vqcodec.prior.integer_prior import IntegerPrior
 
 __all__ = ["TUNED", "Model", "ModelCard", "find", "load", "models", "name_of", "save"]
 
@@ -58,7 +58,7 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._priors: dict[Carrier, ExactPrior] = {}
+        self._priors: dict[Arithmetic, IntegerPrior] = {}
         try:
             self.model_id = hash_file(path)
             with safe_open(path, framework="np") as file:
@@ -72,18 +72,20 @@ class Model:
             raise ModelError(f"{path}: not a vqcodec weights file: {error}") from error
 
     @property
-    def prior(self) -> "ExactPrior":
+    def prior(self) -> "IntegerPrior":
         """The frozen prior in the fastest arithmetic; needs no torch."""
         from vqcodec.prior.arithmetic import fastest
 
         return self.prior_in(fastest())
 
-    def prior_in(self, carrier: "Carrier") -> "ExactPrior":
-        from vqcodec.prior.integer_prior import ExactPrior
+    def prior_in(self, arithmetic: "Arithmetic") -> "IntegerPrior":
+        from vqcodec.prior.integer_prior import IntegerPrior
 
-        if carrier not in self._priors:
-            self._priors[carrier] = ExactPrior(self.config, self._section("prior."), carrier)
-        return self._priors[carrier]
+        if arithmetic not in self._priors:
+            self._priors[arithmetic] = IntegerPrior(
+                self.config, self._section("prior."), arithmetic
+            )
+        return self._priors[arithmetic]
 
     @cached_property
     def autoencoder(self) -> "Autoencoder":

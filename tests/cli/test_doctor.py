@@ -15,9 +15,9 @@ from typer.testing import CliRunner, Result
 from vqcodec import models
 from vqcodec.cli import doctor
 from vqcodec.cli.app import app
-from vqcodec.prior.arithmetic import FloatCarrier, Int8Carrier, int8_is_right
-from vqcodec.prior.integer_prior import ExactPrior
-from vqcodec.prior.probe import _split_mix, probe, probe_known, probe_walk
+from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, int8_is_right
+from vqcodec.prior.integer_prior import IntegerPrior
+from vqcodec.prior.probe import _split_mix, probe, probe_known, probe_scan
 
 NAMES = ("vq-vae", "vq-vae-2", "residual")
 IN_PROCESS = 17  # and seven more, where sums of int8 are right
@@ -55,14 +55,14 @@ def test_its_numbers_are_those_of_splitmix64() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_one_hash_by_all_ways(tiny_weights: dict[str, Path], name: str) -> None:
     model = models.load(str(tiny_weights[name]))
-    wanted, drawn = probe_walk(model.prior)
+    wanted, drawn = probe_scan(model.prior)
     assert model.probe == probe(model.prior) == wanted
-    for carrier in (FloatCarrier(), FloatCarrier(np.float64), Int8Carrier(least=0)):
-        if carrier.name == "int8" and not int8_is_right():
+    for arithmetic in (FloatArithmetic(), FloatArithmetic(np.float64), Int8Arithmetic(least=0)):
+        if arithmetic.name == "int8" and not int8_is_right():
             continue
-        prior = model.prior_in(carrier)
+        prior = model.prior_in(arithmetic)
         for batch in (1, 3):
-            found, grids = probe_walk(prior, batch)
+            found, grids = probe_scan(prior, batch)
             assert found == probe_known(prior, drawn, batch) == wanted
             for some, others in zip(grids, drawn, strict=True):
                 assert all(map(np.array_equal, some, others))
@@ -78,7 +78,7 @@ def test_any_weight_changes_the_hash(tiny_weights: dict[str, Path], tensor: str)
     flat = tensors[tensor].reshape(-1)
     place = 9 if tensor == "prior.table" else int(np.abs(flat).argmax())
     flat[place] -= np.sign(flat[place]) * (1 + abs(flat[place]) // 2)
-    assert probe(ExactPrior(model.config, tensors)) != model.probe
+    assert probe(IntegerPrior(model.config, tensors)) != model.probe
 
 
 def test_copies_that_differ_change_the_hash(
@@ -87,15 +87,15 @@ def test_copies_that_differ_change_the_hash(
     from vqcodec.prior import probe as module
 
     model = models.load(str(tiny_weights["vq-vae"]))
-    wanted, drawn = probe_walk(model.prior)
-    exact = module.walk_known
+    wanted, drawn = probe_scan(model.prior)
+    exact = module.scan_known
 
     def inexact(*arguments: Any) -> Any:
         for step, indices in exact(*arguments):
             step.shares[-1, 0] += 1  # of the last copy
             yield step, indices
 
-    monkeypatch.setattr(module, "walk_known", inexact)
+    monkeypatch.setattr(module, "scan_known", inexact)
     assert probe_known(model.prior, drawn, 2) != wanted
 
 

@@ -21,7 +21,7 @@ from vqcodec.decoder import workers as readers
 from vqcodec.decoder.grids import read_grids
 from vqcodec.decoder.workers import Reader, read_tiles, serve
 from vqcodec.errors import CorruptChunk
-from vqcodec.prior.arithmetic import FloatCarrier, Int8Carrier, fastest_with_torch
+from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, fastest_with_torch
 from vqcodec.training.drawings import draw
 
 TILES = 4
@@ -93,12 +93,12 @@ def test_workers_with_many_tiles_use_int8(
 
     monkeypatch.setattr(readers, "_Worker", Worker)
     monkeypatch.setattr(readers, "MANY", many)
-    found = read_grids(data, model=model, workers=3, carrier=fastest_with_torch).grids
-    suits = isinstance(fastest_with_torch(), Int8Carrier)
+    found = read_grids(data, model=model, workers=3, arithmetic=fastest_with_torch).grids
+    suits = isinstance(fastest_with_torch(), Int8Arithmetic)
     assert told == [suits and many == 1] * 2
     assert same(found, read_grids(data, model=model).grids)
     told.clear()
-    read_grids(data, model=model, workers=3, carrier=FloatCarrier)
+    read_grids(data, model=model, workers=3, arithmetic=FloatArithmetic)
     assert told == [False] * 2
 
 

@@ -8,7 +8,7 @@ from helpers import TINY
 
 from vqcodec import models
 from vqcodec.encoder import code_lengths as lengths
-from vqcodec.prior.wavefront import cross_entropy_bits
+from vqcodec.prior.wavefront_scan import cross_entropy_bits
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -57,8 +57,8 @@ def test_the_step_lowers_the_error(
     assert errors[1] < 0.97 * errors[0]
 
 
-@pytest.mark.parametrize(("gain", "looks"), [(1.0, 0), (1.0, 1), (1.0, 3), (3.0, 1)])
-def test_the_steps_of_a_block_transform(gain: float, looks: int) -> None:
+@pytest.mark.parametrize(("gain", "steps"), [(1.0, 0), (1.0, 1), (1.0, 3), (3.0, 1)])
+def test_the_steps_of_a_block_transform(gain: float, steps: int) -> None:
     """Where errors of the latent are those of pixels, or a third of them, the steps are known."""
     torch.manual_seed(0)
     network = Autoencoder(TINY["residual"])  # its branches are still zero
@@ -72,21 +72,21 @@ def test_the_steps_of_a_block_transform(gain: float, looks: int) -> None:
         return network.decode(y, quality)
 
     seen: list[int] = []
-    rest = looks, 5, 2, None, seen.append
+    rest = steps, 5, 2, None, seen.append
     refined = refine.refine(Choice(chosen), decode, latent, picture, quality, *rest)
-    assert seen == list(range(1, looks + 1))
+    assert seen == list(range(1, steps + 1))
     low, middle, high = refine.STEPS["psnr"]
     rising = [0.8 * low + 0.2 * middle, 0.7 * low + 0.3 * middle]
-    steps = torch.tensor([0.8 * middle + 0.2 * high, *rising])
+    parts = torch.tensor([0.8 * middle + 0.2 * high, *rising])
     usual = torch.tensor([1, 0, 3 / 8])[:, None, None, None]  # from 12 to 20
     first = 1 + (refine.FIRST - 1) * usual
     steepness = gain**2
-    steps = steps[:, None, None, None] * min(1, refine.TRUST / steepness)
+    parts = parts[:, None, None, None] * min(1, refine.TRUST / steepness)
     want, move = latent, torch.zeros(())
-    for look in range(looks):
+    for number in range(steps):
         # What is decoded does not change, as the choice does not; what it is chosen for does.
-        step = steps * (refine.CURVATURE * (chosen - want) - steepness * (chosen - latent))
-        move = refine.MOMENTUM * usual * move + (step if look else first * step)
+        step = parts * (refine.CURVATURE * (chosen - want) - steepness * (chosen - latent))
+        move = refine.MOMENTUM * usual * move + (step if number else first * step)
         want = want + move
     torch.testing.assert_close(refined, want, rtol=1e-4, atol=1e-4)
 
@@ -152,7 +152,7 @@ class Choice(Quantizer):
         return Quantized(self.latent.detach().clone(), [], torch.zeros(3))
 
 
-def test_efforts_differ_in_looks_and_paths(
+def test_efforts_differ_in_steps_and_paths(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models.load(str(tiny_weights["residual"]))
@@ -162,7 +162,7 @@ def test_efforts_differ_in_looks_and_paths(
     def write(effort: int) -> list[tuple[container.Part, bytes]]:
         return tile_coding.write_tile(model, rgb, tile, 80, effort, 5)
 
-    real = refine.refine  # and of a model so small looks may not be worth it
+    real = refine.refine  # and of a model so small steps may not be worth it
 
     def looking(*arguments: Any, safe: bool) -> torch.Tensor:
         assert safe
@@ -175,15 +175,15 @@ def test_efforts_differ_in_looks_and_paths(
     def blind(
         quantizer: Quantizer, decode: object, latent: torch.Tensor, *rest: object, safe: bool
     ) -> torch.Tensor:
-        picture, quality, looks, *_ = rest
-        assert isinstance(looks, int) and safe
-        asked.append(looks)
+        picture, quality, steps, *_ = rest
+        assert isinstance(steps, int) and safe
+        asked.append(steps)
         return latent
 
     monkeypatch.setattr(refine, "refine", blind)
-    for effort, (looks, *_) in enumerate(tile_coding.EFFORTS["psnr"]):
+    for effort, (steps, *_) in enumerate(tile_coding.EFFORTS["psnr"]):
         assert write(effort) not in written
-        assert asked.pop() == looks
+        assert asked.pop() == steps
     for efforts in tile_coding.EFFORTS.values():
         assert list(efforts) == sorted(efforts)
     assert written[0] != written[1] and write(1) == write(2)

@@ -16,7 +16,7 @@ from vqcodec import codec
 from vqcodec.cli.app import app
 from vqcodec.errors import ImageError
 from vqcodec.evaluation import evaluate, report
-from vqcodec.evaluation.baselines import PEERS
+from vqcodec.evaluation.baselines import BASELINES
 from vqcodec.evaluation.bdrate import Curve, bd_rate
 from vqcodec.picture import metrics
 from vqcodec.training.drawings import draw
@@ -59,7 +59,7 @@ def done(
     for package in ("pytorch_msssim", "scipy", "matplotlib"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("out") / "deep" / "report"
-    line = ("--qualities", "80,20", "--peers", "jpeg", "--model", model, "--json")
+    line = ("--qualities", "80,20", "--baselines", "jpeg", "--model", model, "--json")
     result = run(pictures, "-o", folder, *line)
     assert result.exit_code == 0, result.output
     return folder, result
@@ -72,11 +72,11 @@ def rows(done: tuple[Path, Result]) -> Rows:
 
 @pytest.fixture
 def quick(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
-    """Arguments of a run without peers over one small picture, in its own working folder."""
+    """Arguments of a run without baselines over one small picture, in its own working folder."""
     monkeypatch.chdir(tmp_path)
     Path("in").mkdir()
     Image.fromarray(draw(np.random.default_rng(3), 64)).save("in/c.png")
-    return ["in", "--qualities", "50", "--peers", "none", "--effort", "0", "--model", model]
+    return ["in", "--qualities", "50", "--baselines", "none", "--effort", "0", "--model", model]
 
 
 def row_of(rows: Rows, picture: str, name: str, setting: str) -> dict[str, str]:
@@ -96,7 +96,7 @@ def everything() -> list[str]:
 def test_csv_has_a_row_per_picture_codec_and_setting(done: tuple[Path, Result], rows: Rows) -> None:
     assert (done[0] / "results.csv").read_text().startswith(COLUMNS + "\n")
     settings = [("vqcodec", q) for q in ("20", "80")]
-    settings += [("jpeg", f"{q:g}") for q in PEERS["jpeg"].settings]
+    settings += [("jpeg", f"{q:g}") for q in BASELINES["jpeg"].settings]
     wanted = [(picture, *s) for picture in ("a.png", "below/b.png") for s in settings]
     assert [(r["picture"], r["codec"], r["setting"]) for r in rows] == wanted
     assert all(bool(row["ms_ssim"]) == (row["picture"] == "a.png") for row in rows)
@@ -190,9 +190,9 @@ def test_bd_rates_are_those_of_the_mean_curves() -> None:
     }
     assert evaluate.curves(measured, "ms_ssim") == {}
     first, *_ = evaluate._bd_rates(measured)
-    ours, peer = (Curve.through(points) for points in curves.values())
-    assert (first.peer, first.metric, first.high_bpp) == ("webp", "psnr_db", 0.5)
-    assert first.percent == pytest.approx(bd_rate(ours, peer, (0.05, 0.5)))
+    ours, baseline = (Curve.through(points) for points in curves.values())
+    assert (first.baseline, first.metric, first.high_bpp) == ("webp", "psnr_db", 0.5)
+    assert first.percent == pytest.approx(bd_rate(ours, baseline, (0.05, 0.5)))
 
 
 def test_bd_rates_of_each_picture_do_not_change_with_the_allocation_between_them() -> None:
@@ -330,8 +330,8 @@ def test_missing_peers_are_told(quick: list[str | Path], monkeypatch: pytest.Mon
         ("--qualities", "101"),
         ("--qualities", "nan"),
         ("--qualities", ""),
-        ("--peers", "gif"),
-        ("--peers", ""),
+        ("--baselines", "gif"),
+        ("--baselines", ""),
     ],
 )
 def test_wrong_usage(quick: list[str | Path], wrong: tuple[str, str]) -> None:
@@ -346,15 +346,15 @@ def test_unknown_model(quick: list[str | Path]) -> None:
 # Codecs and metrics
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 @pytest.mark.parametrize("size", [(176, 176), (5, 3)])
 def test_peers_write_files_that_decode(name: str, size: tuple[int, int]) -> None:
-    peer = PEERS[name]
-    if not peer.available:
+    baseline = BASELINES[name]
+    if not baseline.available:
         pytest.skip(f"this Pillow has no {name}")
     picture = Image.fromarray(draw(np.random.default_rng(5), 176)).crop((0, 0, *size))
     source = np.asarray(picture)
-    files = [peer.encode(picture, peer.settings[k]) for k in (0, 6, -1)]
+    files = [baseline.encode(picture, baseline.settings[k]) for k in (0, 6, -1)]
     decoded = [evaluate._read(data) for data in files]
     assert all(pixels.shape == source.shape for pixels in decoded)
     if size == (176, 176):
@@ -365,7 +365,7 @@ def test_peers_write_files_that_decode(name: str, size: tuple[int, int]) -> None
 
 def test_peers_say_what_they_cannot_write() -> None:
     with pytest.raises(ImageError, match="WEBP at 10: "):
-        PEERS["webp"].encode(Image.new("RGB", (20000, 1)), 10)
+        BASELINES["webp"].encode(Image.new("RGB", (20000, 1)), 10)
 
 
 def test_metrics() -> None:

@@ -3,54 +3,54 @@
 import numpy as np
 import pytest
 
-from vqcodec.prior.adaptive_counts import Tally
+from vqcodec.prior.adaptive_counts import AdaptiveCounts
 
 ONE = 2**24
 
 
-def corrections(size: int, shares: list[float], fronts: list[list[int]]) -> list[float]:
-    """In nats, after these fronts, if `shares` are expected at each position whatever came."""
-    tally = Tally([1], size, 1)
+def corrections(size: int, shares: list[float], wavefronts: list[list[int]]) -> list[float]:
+    """In nats, after these wavefronts, if `shares` are expected at each position whatever came."""
+    counts = AdaptiveCounts([1], size, 1)
     row = np.array(shares) * ONE
-    for front in fronts:
-        tally.expect(0, np.tile(row - 1, (len(front), 1)))
-        tally.learn(0, 0, np.array(front))
-    return [float(x) for x in tally.steps[0] / 64]
+    for wavefront in wavefronts:
+        counts.expect(0, np.tile(row - 1, (len(wavefront), 1)))
+        counts.learn(0, 0, np.array(wavefront))
+    return [float(x) for x in counts.steps[0] / 64]
 
 
 def test_what_comes_as_expected_changes_nothing() -> None:
     assert corrections(4, [0.5, 0.25, 0.25, 0], [[0, 0, 1, 2]] * 20) == [0, 0, 0, 0]
 
 
-@pytest.mark.parametrize("fronts", [1, 2, 4])
-def test_corrections_are_logarithms_of_quotients(fronts: int) -> None:
+@pytest.mark.parametrize("wavefronts", [1, 2, 4])
+def test_corrections_are_logarithms_of_quotients(wavefronts: int) -> None:
     """... of what came and what was expected, a few of each besides."""
-    found = corrections(2, [0.75, 0.25], [[0, 1]] * fronts)
-    wanted = np.log((fronts + 3) / (np.array([1.5, 0.5]) * fronts + 3))
-    np.testing.assert_allclose(found, wanted, atol=0.03 * fronts)
+    found = corrections(2, [0.75, 0.25], [[0, 1]] * wavefronts)
+    wanted = np.log((wavefronts + 3) / (np.array([1.5, 0.5]) * wavefronts + 3))
+    np.testing.assert_allclose(found, wanted, atol=0.03 * wavefronts)
 
 
 def test_corrections_have_an_end_and_old_fronts_count_less() -> None:
     often, never = corrections(2, [0.001, 0.999], [[0] * 8] * 3000)
     assert (often, never) == (16, -16)
     before = corrections(2, [0.5, 0.5], [[0, 1] * 8] * 1000 + [[0] * 16])
-    assert before[0] > 0.08, "a thousand fronts would hold it at 0"
+    assert before[0] > 0.08, "a thousand wavefronts would hold it at 0"
 
 
 def test_levels_without_a_front_stay_as_they_are() -> None:
-    """Grids one column wide have no odd fronts, so one of two levels is left out by turns."""
-    tally, alone = Tally([1] * 3, 3, 1), Tally([1], 3, 1)
+    """Grids one column wide have no odd wavefronts, so one of two levels is left out by turns."""
+    counts, alone = AdaptiveCounts([1] * 3, 3, 1), AdaptiveCounts([1], 3, 1)
     row = np.array([[0.2, 0.2, 0.6]]) * ONE - 1
 
-    def learn(one: Tally, levels: list[int]) -> None:
+    def learn(one: AdaptiveCounts, levels: list[int]) -> None:
         for level in levels:
             one.expect(level, row)
         one.learn(levels[0], levels[-1], 3 * np.array(levels) + 1)
 
     for levels in ([0, 2], [1], [0, 2]):
-        learn(tally, levels)
+        learn(counts, levels)
     learn(alone, [0])
-    np.testing.assert_array_equal(tally.steps[1], alone.steps[0])
+    np.testing.assert_array_equal(counts.steps[1], alone.steps[0])
     learn(alone, [0])
     for level in (0, 2):
-        np.testing.assert_array_equal(tally.steps[level], alone.steps[0])
+        np.testing.assert_array_equal(counts.steps[level], alone.steps[0])

@@ -9,8 +9,8 @@ import torch
 
 from vqcodec.prior import arithmetic as products
 from vqcodec.prior.arithmetic import (
-    FloatCarrier,
-    Int8Carrier,
+    FloatArithmetic,
+    Int8Arithmetic,
     fastest,
     fastest_with_torch,
     int8_is_right,
@@ -25,24 +25,26 @@ def asked_anew() -> Any:
 
 
 @pytest.mark.parametrize(
-    "carrier", [FloatCarrier(), FloatCarrier(np.float64), Int8Carrier(least=0)]
+    "arithmetic", [FloatArithmetic(), FloatArithmetic(np.float64), Int8Arithmetic(least=0)]
 )
 @pytest.mark.parametrize("shape", [(1, 64, 64), (7, 384, 128), (150, 576, 65), (33, 1, 3)])
-def test_sums_are_floors_of_what_integers_give(carrier: Any, shape: tuple[int, int, int]) -> None:
-    if carrier.name == "int8" and not int8_is_right():
+def test_sums_are_floors_of_what_integers_give(
+    arithmetic: Any, shape: tuple[int, int, int]
+) -> None:
+    if arithmetic.name == "int8" and not int8_is_right():
         pytest.skip("sums of int8 are not right here")
     (rows, inputs, outputs), rng = shape, np.random.default_rng(shape)
     weight = rng.integers(-127, 128, (inputs, outputs)).astype(np.int8)
     seen = rng.integers(-128, 128, (rows, inputs))
     exponents = rng.integers(4, 16, outputs)
     added = rng.integers(-999, 999, (rows, outputs))
-    product = carrier.product(weight, np.ldexp(1.0, -exponents))
+    product = arithmetic.product(weight, np.ldexp(1.0, -exponents))
     # What is added is a multiple of a column's unit, too.
-    given = np.ldexp(added.astype(carrier.sums), -exponents).astype(carrier.sums)
-    found = product(seen.astype(carrier.activations), given)
-    assert found.dtype == carrier.sums
+    given = np.ldexp(added.astype(arithmetic.sums), -exponents).astype(arithmetic.sums)
+    found = product(seen.astype(arithmetic.activations), given)
+    assert found.dtype == arithmetic.sums
     np.testing.assert_array_equal(found, (seen @ weight.astype(np.int64) + added) >> exponents)
-    one = product(seen.astype(carrier.activations), np.array([0.5], carrier.sums))
+    one = product(seen.astype(arithmetic.activations), np.array([0.5], arithmetic.sums))
     half = 1 << exponents - 1
     np.testing.assert_array_equal(one, (seen @ weight.astype(np.int64) + half) >> exponents)
 
@@ -50,7 +52,7 @@ def test_sums_are_floors_of_what_integers_give(carrier: Any, shape: tuple[int, i
 def test_small_products_are_left_to_floats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch, "_int_mm")
     rows, weight = np.full((9, 64), -128, np.int8), np.full((64, 64), 127, np.int8)
-    product = Int8Carrier().product(weight, np.ones(64))
+    product = Int8Arithmetic().product(weight, np.ones(64))
     found = product(rows, np.zeros(64, np.float32))
     assert found.dtype == np.float32 and (found == -128 * 127 * 64).all()
 

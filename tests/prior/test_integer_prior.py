@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import ModelError
-from vqcodec.prior import integer_prior as exact_prior
-from vqcodec.prior import wavefront as walking
-from vqcodec.prior.arithmetic import FloatCarrier, Int8Carrier, int8_is_right
+from vqcodec.prior import integer_prior as integer_prior
+from vqcodec.prior import wavefront_scan
+from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, int8_is_right
 from vqcodec.prior.freeze import freeze
-from vqcodec.prior.integer_prior import ExactPrior
+from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
-from vqcodec.prior.wavefront import Step, cross_entropy_bits, walk, walk_known
+from vqcodec.prior.wavefront_scan import Step, cross_entropy_bits, scan, scan_known
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -64,18 +64,24 @@ def random_grids(coarse: tuple[int, int], batch: int, seed: int) -> list[NDArray
     ]
 
 
-def fronts(step: Step, batch: int) -> Iterator[tuple[int, Any, NDArray[np.float64]]]:
-    """Level, places and frequencies (batch, n, S, K) of each front."""
+def wavefronts(step: Step, batch: int) -> Iterator[tuple[int, Any, NDArray[np.float64]]]:
+    """Level, places and frequencies (batch, n, S, K) of each wavefront."""
     rows = step.frequencies
-    for front in step.fronts:
-        shape = (len(front.places), batch, -1, rows.shape[1])
-        yield front.level, front.places, rows[front.indices].reshape(shape).swapaxes(0, 1)
+    for wavefront in step.wavefronts:
+        shape = (len(wavefront.places), batch, -1, rows.shape[1])
+        yield (
+            wavefront.level,
+            wavefront.places,
+            rows[wavefront.indices].reshape(shape).swapaxes(0, 1),
+        )
 
 
 def ordered(step: Step, grids: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Of grids (batch, h, w, S), the indices of a step."""
     flat = [grid.reshape(len(grid), -1, grid.shape[3]).swapaxes(0, 1) for grid in grids]
-    return np.concatenate([flat[front.level][front.places].ravel() for front in step.fronts])
+    return np.concatenate(
+        [flat[wavefront.level][wavefront.places].ravel() for wavefront in step.wavefronts]
+    )
 
 
 class Reference:
@@ -206,22 +212,22 @@ class Reference:
         return result
 
     def coded(self, logits: NDArray[np.int64], grid: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Frequencies (h, w, S, K) of one level, each slice with a tally of its own."""
+        """Frequencies (h, w, S, K) of one level, each slice with adaptive counts of its own."""
         (height, width, slices), found = grid.shape, np.empty_like(logits)
         for s in range(slices):
-            tally = TallyReference(logits.shape[3])
+            counts = CountsReference(logits.shape[3])
             for t in range(width + 2 * height):
-                front = [(i, t - 2 * i) for i in range(height) if 0 <= t - 2 * i < width]
-                for i, j in front:
-                    found[i, j, s] = self.frequencies(logits[i, j, s] + tally.added())
-                if front:
-                    rows, cols = map(list, zip(*front, strict=True))
-                    tally.learn(grid[rows, cols, s], found[rows, cols, s])
+                wavefront = [(i, t - 2 * i) for i in range(height) if 0 <= t - 2 * i < width]
+                for i, j in wavefront:
+                    found[i, j, s] = self.frequencies(logits[i, j, s] + counts.added())
+                if wavefront:
+                    rows, cols = map(list, zip(*wavefront, strict=True))
+                    counts.learn(grid[rows, cols, s], found[rows, cols, s])
         return found
 
 
-class TallyReference:
-    """Section 5, *Tally*, in Python's integers."""
+class CountsReference:
+    """Section 5, *AdaptiveCounts*, in Python's integers."""
 
     def __init__(self, size: int) -> None:
         self.correction, self.expected = [0] * size, [0] * size
@@ -263,19 +269,19 @@ def test_walk_and_known_agree_with_the_reference(
     want = expected(tensors, grids, quality=37)
 
     def choose(step: Step) -> NDArray[np.int64]:
-        for level, places, frequencies in fronts(step, batch):
+        for level, places, frequencies in wavefronts(step, batch):
             flat = want[level].reshape(batch, -1, *want[level].shape[3:])
             np.testing.assert_array_equal(frequencies, flat[:, places])
         return ordered(step, grids)
 
-    int8 = [Int8Carrier(least=0)] if int8_is_right() else []
-    for carrier in (FloatCarrier(), FloatCarrier(np.float64), *int8):
-        prior = ExactPrior(CONFIG, tensors, carrier)
-        walked = walk(prior, shapes_from(coarse), 37, choose, batch)
-        for got, grid in zip(walked, grids, strict=True):
+    int8 = [Int8Arithmetic(least=0)] if int8_is_right() else []
+    for arithmetic in (FloatArithmetic(), FloatArithmetic(np.float64), *int8):
+        prior = IntegerPrior(CONFIG, tensors, arithmetic)
+        scanned = scan(prior, shapes_from(coarse), 37, choose, batch)
+        for got, grid in zip(scanned, grids, strict=True):
             assert got.dtype == np.int32
             np.testing.assert_array_equal(got, grid)
-        for step, indices in walk_known(prior, grids, 37):
+        for step, indices in scan_known(prior, grids, 37):
             np.testing.assert_array_equal(indices, choose(step))
 
 
@@ -301,8 +307,8 @@ def test_the_reference_reaches_every_clamp(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_frequencies_are_positive_and_sum_to_the_total() -> None:
-    prior, grids = ExactPrior(CONFIG, tiny_tensors(5, 6.0)), random_grids((4, 5), 2, 3)
-    for step, _ in walk_known(prior, grids, 100):
+    prior, grids = IntegerPrior(CONFIG, tiny_tensors(5, 6.0)), random_grids((4, 5), 2, 3)
+    for step, _ in scan_known(prior, grids, 100):
         frequencies = step.frequencies
         assert frequencies.dtype == np.float64
         assert frequencies.min() >= 1
@@ -317,12 +323,14 @@ def test_the_order_is_that_of_the_page(coarse: tuple[int, int]) -> None:
 
     def choose(step: Step) -> NDArray[np.int64]:
         end = 0
-        for front in step.fronts:
-            places = [divmod(place, shapes[front.level][1]) for place in front.places.tolist()]
-            visited.extend((front.level, i, j) for i, j in places)
+        for wavefront in step.wavefronts:
+            places = [
+                divmod(place, shapes[wavefront.level][1]) for place in wavefront.places.tolist()
+            ]
+            visited.extend((wavefront.level, i, j) for i, j in places)
             assert len({j + 2 * i for i, j in places}) == 1
-            begin, end = end, end + len(places) * CONFIG.levels[front.level].slices
-            assert front.indices == slice(begin, end)
+            begin, end = end, end + len(places) * CONFIG.levels[wavefront.level].slices
+            assert wavefront.indices == slice(begin, end)
         assert end == len(step.shares)
         return np.zeros(end, np.int64)
 
@@ -330,8 +338,8 @@ def test_the_order_is_that_of_the_page(coarse: tuple[int, int]) -> None:
         ended.append((len(grids), len(visited)))
 
     shapes = shapes_from(coarse)
-    prior = ExactPrior(CONFIG, tiny_tensors(0, 1.0))
-    grids = walk(prior, shapes, 0, choose, done=done)
+    prior = IntegerPrior(CONFIG, tiny_tensors(0, 1.0))
+    grids = scan(prior, shapes, 0, choose, done=done)
     slices = [level.slices for level in CONFIG.levels]
     wanted = [(1, *shape, count) for shape, count in zip(shapes, slices, strict=True)]
     assert [grid.shape for grid in grids] == wanted
@@ -344,7 +352,7 @@ def test_the_order_is_that_of_the_page(coarse: tuple[int, int]) -> None:
         return level // 2, j + 2 * i + 7 * (level % 2), level, i  # two levels of a stride
 
     assert visited == sorted(every, key=key)
-    # A level has ended when it was visited last, and before the walk goes on.
+    # A level has ended when it was visited last, and before the scan goes on.
     last = {level: k + 1 for k, (level, _, _) in enumerate(visited)}
     assert [count for count, _ in ended] == [1, 2, 3, 4, 5]
     for count, seen in ended:
@@ -354,34 +362,34 @@ def test_the_order_is_that_of_the_page(coarse: tuple[int, int]) -> None:
 
 def test_rows_of_any_number_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads are let loose from some number on; the products are exact."""
-    prior, grids = ExactPrior(CONFIG, tiny_tensors(6, 2.0)), random_grids((5, 7), 2, 4)
-    found = [step.shares for step, _ in walk_known(prior, grids, 60)]
+    prior, grids = IntegerPrior(CONFIG, tiny_tensors(6, 2.0)), random_grids((5, 7), 2, 4)
+    found = [step.shares for step, _ in scan_known(prior, grids, 60)]
     bits = cross_entropy_bits(prior, grids, 60)
-    monkeypatch.setattr(walking, "MANY_ROWS", 0)
-    for (step, _), wanted in zip(walk_known(prior, grids, 60), found, strict=True):
+    monkeypatch.setattr(wavefront_scan, "MANY_ROWS", 0)
+    for (step, _), wanted in zip(scan_known(prior, grids, 60), found, strict=True):
         np.testing.assert_array_equal(step.shares, wanted)
     counted = [0.0] * len(grids)
-    for step, _ in walk_known(prior, grids, 60):
+    for step, _ in scan_known(prior, grids, 60):
         chosen = ordered(step, grids)
-        for front in step.fronts:
-            rows = step.frequencies[front.indices]
-            for row, index in zip(rows, chosen[front.indices], strict=True):
-                counted[front.level] -= np.log2(row[index] / 2**24)
+        for wavefront in step.wavefronts:
+            rows = step.frequencies[wavefront.indices]
+            for row, index in zip(rows, chosen[wavefront.indices], strict=True):
+                counted[wavefront.level] -= np.log2(row[index] / 2**24)
     np.testing.assert_allclose(bits, counted)
 
 
 def test_bad_arguments_are_refused() -> None:
-    prior, grids = ExactPrior(CONFIG, tiny_tensors(0, 1.0)), random_grids((2, 3), 1, 0)
+    prior, grids = IntegerPrior(CONFIG, tiny_tensors(0, 1.0)), random_grids((2, 3), 1, 0)
 
     def first(step: Step) -> NDArray[np.int64]:
         return np.zeros(len(step.shares), np.int64)
 
     for shapes in ([], [(2, 3), (3, 2)], [(2, 3), (2, 3), (4, 7)], [(0, 3)], [(1, 1)] * 6):
         with pytest.raises(ValueError):
-            walk(prior, shapes, 0, first)
+            scan(prior, shapes, 0, first)
     for quality in (-1, 101):
         with pytest.raises(ValueError, match="quality"):
-            walk(prior, [(2, 3)], quality, first)
+            scan(prior, [(2, 3)], quality, first)
     for bad in (-1, 7):
         with pytest.raises(ValueError, match="codebook"):
             cross_entropy_bits(prior, [np.full((1, 2, 3, 1), bad)], 0)
@@ -422,7 +430,7 @@ def test_tensors_that_break_a_bound_are_refused(name: str, change: Any) -> None:
     else:
         tensors[name] = change(tensors[name])
     with pytest.raises(ModelError, match=name.rpartition(".")[0]):
-        ExactPrior(CONFIG, tensors)
+        IntegerPrior(CONFIG, tensors)
 
 
 def test_more_channels_than_sums_have_room_for_are_refused() -> None:
@@ -430,10 +438,10 @@ def test_more_channels_than_sums_have_room_for_are_refused() -> None:
     config = replace(CONFIG, levels=CONFIG.levels[:2], latent_dims=(6,), prior=prior)
     torch.manual_seed(0)
     tensors = freeze(Prior(config))
-    ExactPrior(config, tensors)
+    IntegerPrior(config, tensors)
     tensors["prior.16.first.weight"][:] = 127
     with pytest.raises(ModelError, match="sums of prior.16.first can reach"):
-        ExactPrior(config, tensors)
+        IntegerPrior(config, tensors)
 
 
 def test_no_torch_is_imported() -> None:
@@ -443,10 +451,10 @@ def test_no_torch_is_imported() -> None:
 
 def test_skewed_rows_never_collide() -> None:
     """Each position has a row of its own, and taps outside the grid hit no position's row."""
-    taps = (*exact_prior.FIRST_TAPS, *exact_prior.LAYER_TAPS, *exact_prior.AROUND)
+    taps = (*integer_prior.FIRST_TAPS, *integer_prior.LAYER_TAPS, *integer_prior.AROUND)
     for h in range(1, 16):
         for w in range(1, 16):
-            step = min(h + walking.PAD_ROWS, w // 2 + 2)
+            step = min(h + wavefront_scan.PAD_ROWS, w // 2 + 2)
             rows = {(j + 2 * i) * step + i: (i, j) for i in range(h) for j in range(w)}
             assert len(rows) == h * w
             for row, (i, j) in rows.items():

@@ -10,13 +10,13 @@ import torch
 
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.prior import freeze as freezing
-from vqcodec.prior import integer_prior as exact_prior
+from vqcodec.prior import integer_prior as integer_prior
 from vqcodec.prior import network as prior
-from vqcodec.prior.adaptive_counts import Tally
+from vqcodec.prior.adaptive_counts import AdaptiveCounts
 from vqcodec.prior.freeze import freeze, thaw, unfrozen
-from vqcodec.prior.integer_prior import ExactPrior
+from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
-from vqcodec.prior.wavefront import cross_entropy_bits
+from vqcodec.prior.wavefront_scan import cross_entropy_bits
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -169,13 +169,13 @@ def test_initialised_slices_embed_near_codes_nearby() -> None:
 
 
 def test_frozen_constants_agree() -> None:
-    assert prior.FIRST_TAPS == exact_prior.FIRST_TAPS
-    assert prior.LAYER_TAPS == exact_prior.LAYER_TAPS
+    assert prior.FIRST_TAPS == integer_prior.FIRST_TAPS
+    assert prior.LAYER_TAPS == integer_prior.LAYER_TAPS
     names = ("ACTIVATION_MAX", "FINE_MAX", "ACCUMULATOR_LIMIT", "EXPONENTS", "QUALITIES")
     for name in (*names, "TABLE_SIZE", "TABLE_UNIT"):
-        assert getattr(freezing, name) == getattr(exact_prior, name)
-    assert freezing.GATE_UNIT == exact_prior.GATE_MAX
-    assert freezing.FINE_UNIT == freezing.UNIT * exact_prior.FINE
+        assert getattr(freezing, name) == getattr(integer_prior, name)
+    assert freezing.GATE_UNIT == integer_prior.GATE_MAX
+    assert freezing.FINE_UNIT == freezing.UNIT * integer_prior.FINE
 
 
 def test_columns_have_exponents_of_their_own() -> None:
@@ -216,7 +216,7 @@ def patterned_grids(generator: torch.Generator) -> list[torch.Tensor]:
 def test_freezing_costs_under_half_a_percent(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Tally, "learn", lambda *_: None)  # the prior by itself
+    monkeypatch.setattr(AdaptiveCounts, "learn", lambda *_: None)  # the prior by itself
     torch.manual_seed(3)
     model, generator = Prior(CONFIG), torch.Generator().manual_seed(4)
     optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
@@ -231,7 +231,7 @@ def test_freezing_costs_under_half_a_percent(
     with torch.no_grad():
         quality = torch.full((6,), 40)
         floats = [float(model.coded_bits(grids, quality, level).sum()) for level in range(3)]
-    frozen = ExactPrior(CONFIG, freeze(model))
+    frozen = IntegerPrior(CONFIG, freeze(model))
     exact = cross_entropy_bits(frozen, [grid.numpy() for grid in grids], 40)
     uniform = sum(grid.numel() * np.log2(12) for grid in grids)
     loss = sum(exact) / sum(floats) - 1

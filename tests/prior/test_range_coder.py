@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import CorruptChunk
 from vqcodec.prior.freeze import freeze
-from vqcodec.prior.integer_prior import ExactPrior
+from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
 from vqcodec.prior.range_coder import StreamReader, StreamWriter, decode_grids, encode_grids
-from vqcodec.prior.wavefront import Step, cross_entropy_bits, walk
+from vqcodec.prior.wavefront_scan import Step, cross_entropy_bits, scan
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -32,14 +32,14 @@ Grids = list[NDArray[np.int32]]
 
 
 @cache
-def tiny_prior(gain: float = 1.0) -> ExactPrior:
+def tiny_prior(gain: float = 1.0) -> IntegerPrior:
     """A high gain makes very likely and very unlikely indices."""
     torch.manual_seed(0)
     model = Prior(CONFIG)
     with torch.no_grad():
         for level in range(len(CONFIG.levels)):
             model.tables(level).output.mul_(gain)
-    return ExactPrior(CONFIG, freeze(model))
+    return IntegerPrior(CONFIG, freeze(model))
 
 
 def shapes_from(height: int, width: int, levels: int = 3) -> list[tuple[int, int]]:
@@ -56,7 +56,7 @@ def random_grids(height: int, width: int, seed: int, levels: int = 3) -> Grids:
     ]
 
 
-def sampled_grids(prior: ExactPrior, height: int, width: int, seed: int) -> Grids:
+def sampled_grids(prior: IntegerPrior, height: int, width: int, seed: int) -> Grids:
     """Grids that the prior finds likely."""
     rng = np.random.default_rng(seed)
 
@@ -64,7 +64,7 @@ def sampled_grids(prior: ExactPrior, height: int, width: int, seed: int) -> Grid
         drawn = rng.random((len(step.shares), 1)) * 2**24
         return np.asarray((step.frequencies.cumsum(axis=1) <= drawn).sum(axis=1))
 
-    return [grid[0] for grid in walk(prior, shapes_from(height, width), QUALITY, choose)]
+    return [grid[0] for grid in scan(prior, shapes_from(height, width), QUALITY, choose)]
 
 
 def assert_equal(got: Sequence[NDArray[np.int32]], want: Sequence[NDArray[np.int32]]) -> None:
@@ -161,13 +161,13 @@ def test_plain_coders_agree_byte_for_byte(step: int, gain: float, seed: int) -> 
 
     def choose(found: Step) -> NDArray[np.int64]:
         indices = []
-        for front in found.fronts:
-            for row in found.frequencies[front.indices].astype(np.int64).tolist():
-                indices.append(decoders[front.level // step].decode(row))
-                encoders[front.level // step].encode(row, indices[-1])
+        for wavefront in found.wavefronts:
+            for row in found.frequencies[wavefront.indices].astype(np.int64).tolist():
+                indices.append(decoders[wavefront.level // step].decode(row))
+                encoders[wavefront.level // step].encode(row, indices[-1])
         return np.array(indices)
 
-    decoded = walk(prior, shapes_from(3, 1 + seed), QUALITY, choose)
+    decoded = scan(prior, shapes_from(3, 1 + seed), QUALITY, choose)
     assert_equal([grid[0] for grid in decoded], grids)
     for stream, decoder, encoder in zip(streams, decoders, encoders, strict=True):
         assert encoder.stream() == stream

@@ -86,7 +86,7 @@ def test_training_for_ssim_goes_on_from_weights_for_psnr(
 
 
 @pytest.mark.parametrize("continued", [False, True])
-def test_codes_are_chosen_after_looks(
+def test_codes_are_chosen_after_steps(
     tmp_path: Path,
     tiny_weights: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -101,11 +101,14 @@ def test_codes_are_chosen_after_looks(
         return latent
 
     for module in (objective, train):
-        monkeypatch.setattr(module, "look", note)
+        monkeypatch.setattr(module, "refine_as_coding", note)
     init = tiny_weights["vq-vae-2"] if continued else None
     train.run(options(tmp_path, init=init, steps=16), ignore)
-    assert asked[8:] == [objective.LOOKS] * 8  # of the prior
-    assert asked[:8] == [objective.LOOKS if continued else 0] * 4 + [objective.LOOKS] * 4
+    assert asked[8:] == [objective.REFINEMENT_STEPS] * 8  # of the prior
+    assert (
+        asked[:8]
+        == [objective.REFINEMENT_STEPS if continued else 0] * 4 + [objective.REFINEMENT_STEPS] * 4
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -140,15 +143,15 @@ def test_the_prior_learns_codes_chosen_by_its_own_lengths(
         assert torch.equal(bits[0], marginal[0].expand_as(bits[0])) == (level > 0)
 
 
-def test_looks_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> None:
+def test_steps_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> None:
     x = torch.from_numpy(np.stack([draw(np.random.default_rng(k), 64) for k in range(4)]))
     x = x.permute(0, 3, 1, 2).float() / 255
     errors = []
-    for looks in (0, objective.LOOKS):
+    for steps in (0, objective.REFINEMENT_STEPS):
         model = models.Model(tiny_weights["residual"])
         quality = torch.full((4,), 60.0)
         torch.manual_seed(0)  # the same step of all levels
-        _, parts = AutoencoderObjective()(model.autoencoder, model.quantizer, x, quality, looks)
+        _, parts = AutoencoderObjective()(model.autoencoder, model.quantizer, x, quality, steps)
         errors.append(float(parts["mse"].mean()))
     assert errors[1] < 0.99 * errors[0]
 

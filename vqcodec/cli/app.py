@@ -416,7 +416,7 @@ def evaluate(
     qualities: Annotated[
         str, typer.Option(metavar="Q,Q,...", help="Of vqcodec.")
     ] = "5,20,30,40,50,60,70,80,95",
-    peers: Annotated[
+    baselines: Annotated[
         str, typer.Option(metavar="NAME,...", help="Codecs to compare with, or none.")
     ] = "jpeg,webp,avif,jpeg2000",
     effort: Effort = 1,
@@ -427,9 +427,9 @@ def evaluate(
     """Measure bytes and quality over all pictures below DIR; write tables and plots."""
     from vqcodec.evaluation import evaluate as evaluation
     from vqcodec.evaluation import report as results
-    from vqcodec.evaluation.baselines import PEERS
+    from vqcodec.evaluation.baselines import BASELINES
 
-    rates, names = parse_qualities(qualities), parse_names(peers, PEERS)
+    rates, names = parse_qualities(qualities), parse_names(baselines, BASELINES)
     results.check_targets(output, force)
     report = Report(as_json)
     skip = results.targets(output)

@@ -1,7 +1,7 @@
 """Is this machine's arithmetic exact? The probe in every configuration that it offers.
 
 A file decodes where the frozen prior gives the frequencies that it gave when the file was made. By
-construction it does so in any order of summation (`exact_prior`); this is the check on the spot.
+construction it does so in any order of summation (`integer_prior`); this is the check on the spot.
 Torch is loaded last, for its products of int8.
 """
 
@@ -27,9 +27,9 @@ from rich.text import Text
 from threadpoolctl import ThreadpoolController
 
 from vqcodec import models
-from vqcodec.prior.arithmetic import FloatCarrier, Int8Carrier, int8_is_right
-from vqcodec.prior.integer_prior import ExactPrior
-from vqcodec.prior.probe import Grids, probe_known, probe_walk
+from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, int8_is_right
+from vqcodec.prior.integer_prior import IntegerPrior
+from vqcodec.prior.probe import Grids, probe_known, probe_scan
 
 __all__ = ["Check", "Diagnosis", "examine", "print_table"]
 
@@ -39,14 +39,14 @@ THREADS = (1, 2, 4)
 BATCHES = (1, 8)
 INEXACT = "inexact: not used"
 SHOWN = 12  # digits of a hash in the table, which fits 80 columns
-FLOATS = (FloatCarrier(), FloatCarrier(np.float64))
-ALL_INT8 = Int8Carrier(least=0)
+FLOATS = (FloatArithmetic(), FloatArithmetic(np.float64))
+ALL_INT8 = Int8Arithmetic(least=0)
 
 # Sets of kernels in OpenBLAS for x86-64: SSE3, SSE4.2, AVX, AVX2, AVX-512, and AMX. A build that
 # lacks one takes another, and says so.
 CORE_TYPES = ("Prescott", "Nehalem", "Sandybridge", "Haswell", "SkylakeX", "SapphireRapids")
 SAME = {"Katmai": "Prescott"}  # two names of one set; OpenBLAS tells the former
-CHILDREN_DO = ("walk, batch 1", "walk_known, batch 8")
+CHILDREN_DO = ("scan, batch 1", "scan_known, batch 8")
 # Those of oneDNN, which torch multiplies int8 with: without VNNI, with, and with AMX.
 INSTRUCTION_SETS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_AMX")
 
@@ -152,10 +152,10 @@ def print_table(diagnosis: Diagnosis) -> None:
 
 def _here(model: models.Model) -> Iterator[Check]:
     """What can be set within this process."""
-    settings = [(model.prior_in(carrier), batch) for carrier in FLOATS for batch in BATCHES]
-    grids = yield from _walks(settings)
+    settings = [(model.prior_in(arithmetic), batch) for arithmetic in FLOATS for batch in BATCHES]
+    grids = yield from _scans(settings)
     for prior, batch in settings:
-        what = f"walk_known, batch {batch}, {prior.carrier.name}"
+        what = f"scan_known, batch {batch}, {prior.arithmetic.name}"
         yield from _threads(what, partial(probe_known, prior, grids, batch))
 
 
@@ -167,26 +167,26 @@ def _int8_here(model: models.Model) -> Iterator[Check]:
         yield Check("int8", None, INEXACT)
         return
     prior, before = model.prior_in(ALL_INT8), torch.get_num_threads()
-    grids = yield from _walks([(prior, batch) for batch in BATCHES])
+    grids = yield from _scans([(prior, batch) for batch in BATCHES])
     for batch, threads in itertools.product(BATCHES, THREADS):
         torch.set_num_threads(threads)
         try:
             found = probe_known(prior, grids, batch)
         finally:
             torch.set_num_threads(before)
-        yield Check(_with_threads(f"walk_known, batch {batch}, int8", threads), found)
+        yield Check(_with_threads(f"scan_known, batch {batch}, int8", threads), found)
 
 
-def _walks(
-    settings: Sequence[tuple[ExactPrior, int]],
+def _scans(
+    settings: Sequence[tuple[IntegerPrior, int]],
 ) -> Generator[Check, None, Sequence[Grids]]:
-    """`probe_walk` with each prior and batch; returns the grids that the first drew."""
+    """`probe_scan` with each prior and batch; returns the grids that the first drew."""
     grids: Sequence[Grids] = ()
     for prior, batch in settings:
-        # Fronts of a few rows get one thread, whatever is set (`walk.MANY_ROWS`).
-        found, drawn = probe_walk(prior, batch)
+        # Wavefronts of a few rows get one thread, whatever is set (`scan.MANY_ROWS`).
+        found, drawn = probe_scan(prior, batch)
         grids = grids or drawn
-        yield Check(f"walk, batch {batch}, {prior.carrier.name}", found)
+        yield Check(f"scan, batch {batch}, {prior.arithmetic.name}", found)
     return grids
 
 
@@ -230,13 +230,13 @@ def _instruction_sets(name: str) -> Iterator[Check]:
             yield Check(f"int8 with {most}: {what}", found.get(what), note)
 
 
-def _child(name: str, variable: str, value: str, carrier: str) -> tuple[dict[str, str], str]:
+def _child(name: str, variable: str, value: str, arithmetic: str) -> tuple[dict[str, str], str]:
     """What `probe_here` finds where a variable is set; nothing, and why, if it cannot be done."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return {}, "not an x86-64 machine"
     path = json.dumps([*map(str, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-I", "-c", CHILD, path, name, carrier],
+        [sys.executable, "-I", "-c", CHILD, path, name, arithmetic],
         env={**os.environ, variable: value},
         capture_output=True,
         text=True,
@@ -249,14 +249,14 @@ def _child(name: str, variable: str, value: str, carrier: str) -> tuple[dict[str
     return found, "" if found else INEXACT
 
 
-def probe_here(name: str, carrier: str) -> dict[str, str]:
+def probe_here(name: str, arithmetic: str) -> dict[str, str]:
     """In a child: the hashes, and whose kernels OpenBLAS uses; nothing where int8 is not right."""
     pools = ThreadpoolController().select(internal_api="openblas")
     taken = next((str(library.architecture) for library in pools.lib_controllers), "none")
-    if carrier == ALL_INT8.name and not int8_is_right():
+    if arithmetic == ALL_INT8.name and not int8_is_right():
         return {}
-    prior = models.load(name).prior_in(ALL_INT8 if carrier == ALL_INT8.name else FLOATS[0])
-    digest, drawn = probe_walk(prior)
+    prior = models.load(name).prior_in(ALL_INT8 if arithmetic == ALL_INT8.name else FLOATS[0])
+    digest, drawn = probe_scan(prior)
     known = probe_known(prior, drawn, batch=8)
     return dict(zip(CHILDREN_DO, (digest, known), strict=True)) | {
         "kernels": SAME.get(taken, taken)

@@ -15,7 +15,7 @@ from vqcodec.decoder.workers import Reader, read_tiles
 from vqcodec.errors import CorruptChunk, RegionError
 from vqcodec.models import Model
 from vqcodec.networks import windows
-from vqcodec.prior.arithmetic import Carrier, fastest
+from vqcodec.prior.arithmetic import Arithmetic, fastest
 
 __all__ = ["Grids", "box_of", "read_grids"]
 
@@ -47,7 +47,7 @@ def read_grids(
     max_pixels: int = MAX_PIXELS,
     workers: int | None = 1,
     progress: Callable[[float], None] | None = None,
-    carrier: Callable[[], Carrier] = fastest,
+    arithmetic: Callable[[], Arithmetic] = fastest,
 ) -> Grids:
     """Parse a file, find its model, decode the index grids and check them; needs no torch.
 
@@ -57,7 +57,7 @@ def read_grids(
         region: (x, y, width, height); tiles that it does not need are not decoded.
         max_pixels: refuse larger pictures.
         workers: how many processes read tiles, as of `readers.read_tiles`.
-        carrier: as of `readers.Reader`.
+        arithmetic: as of `readers.Reader`.
     Raises:
         BitstreamError, ModelError, RegionError, ValueError: as `codec.decompress`.
     """
@@ -72,7 +72,7 @@ def read_grids(
     grids: list[NDArray[np.uint16]] = []
     tiles = windows.needed(loaded, *size, box_of(parsed, region))
     most, damaged = 0, 0
-    reader = Reader(data, parsed, loaded, count, partial, carrier)
+    reader = Reader(data, parsed, loaded, count, partial, arithmetic)
     with closing(read_tiles(reader, tiles, workers)) as found:
         for done, (decoded, sound) in enumerate(found):
             damaged += not sound

@@ -1,6 +1,6 @@
 """Tiles of a file read one after the other, or by several processes at once.
 
-Tiles do not know of each other, so they can be read together; but the steps of a front are too
+Tiles do not know of each other, so they can be read together; but the steps of a wavefront are too
 short for threads, of which Python runs one at a time (docs/experiments.md, 20). A worker is a
 process that gets a file once, then numbers of tiles, and answers with their grids. It is never
 needed: what it does not answer, for whatever reason, is read here, and here any error is raised.
@@ -28,7 +28,7 @@ from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile, split
 from vqcodec.errors import CorruptChunk
 from vqcodec.models import Model
-from vqcodec.prior.arithmetic import Carrier, FloatCarrier, Int8Carrier, fastest_with_torch
+from vqcodec.prior.arithmetic import Arithmetic, FloatArithmetic, Int8Arithmetic, fastest_with_torch
 from vqcodec.prior.range_coder import IndexGrid, decode_grids
 
 __all__ = ["Reader", "read_tiles", "serve"]
@@ -54,7 +54,7 @@ class Reader:
 
     count: how many levels, from the first.
     partial: of a damaged tile take the levels before the damage.
-    carrier: says what the prior is calculated in; in other processes float32, unless there are
+    arithmetic: says what the prior is calculated in; in other processes float32, unless there are
         many tiles.
     """
 
@@ -63,7 +63,7 @@ class Reader:
     model: Model
     count: int
     partial: bool
-    carrier: Callable[[], Carrier] = FloatCarrier
+    arithmetic: Callable[[], Arithmetic] = FloatArithmetic
 
     def read(self, tile: Tile) -> Found:
         """The first levels of a tile, as many of `count` as arrived, and whether all are sound.
@@ -88,7 +88,7 @@ class Reader:
         shapes = self.shapes(tile)[: min(len(streams) * step, parsed.level_count)]
         # Part by part, so that a forged file is refused long before its last level.
         try:
-            prior = self.model.prior_in(self.carrier())
+            prior = self.model.prior_in(self.arithmetic())
             decode_grids(prior, streams, shapes, parsed.quality, step, check)
         except CorruptChunk:
             if not self.partial:
@@ -120,7 +120,7 @@ def read_tiles(
         yield from map(reader.read, tiles)
         return
     # Asked only if there are many, as it may load torch, which others should not wait for.
-    int8 = len(tiles) >= MANY * workers and isinstance(reader.carrier(), Int8Carrier)
+    int8 = len(tiles) >= MANY * workers and isinstance(reader.arithmetic(), Int8Arithmetic)
     idle: SimpleQueue[_Worker] = SimpleQueue()
     started: list[_Worker] = []
     ahead: deque[Future[Found]] = deque()
@@ -231,8 +231,8 @@ def serve(source: IO[bytes], sink: IO[bytes]) -> None:
     data = source.read(start["bytes"])
     parsed = container.parse(data, partial=start["partial"], max_pixels=start["pixels"])
     model = models.load(start["weights"])
-    carrier = fastest_with_torch if start["int8"] else FloatCarrier
-    reader = Reader(data, parsed, model, start["count"], start["partial"], carrier)
+    arithmetic = fastest_with_torch if start["int8"] else FloatArithmetic
+    reader = Reader(data, parsed, model, start["count"], start["partial"], arithmetic)
     tiles = split(parsed.height, parsed.width, model.config.strides[0])
     while number := source.readline():
         grids, sound = reader.read(tiles[int(number)])

@@ -11,7 +11,7 @@ from vqcodec.config import Level, Tuning
 from vqcodec.encoder.refine import SAFE, USUAL, between
 from vqcodec.models import Model
 from vqcodec.networks.quantizer import Quantizer
-from vqcodec.prior.wavefront import TOTAL, walk_known
+from vqcodec.prior.wavefront_scan import TOTAL, scan_known
 
 __all__ = ["expected_lengths", "mixed", "single"]
 
@@ -47,9 +47,9 @@ def expected_lengths(
         np.empty((1, grid[0].size, level.codebook_size), np.float32)
         for grid, level in zip(known, coded, strict=False)
     ]
-    for step, _ in walk_known(model.prior, known, round(quality.item())):
-        for front in step.fronts:
-            found[front.level][0, front.places] = step.shares[front.indices]
+    for step, _ in scan_known(model.prior, known, round(quality.item())):
+        for wavefront in step.wavefronts:
+            found[wavefront.level][0, wavefront.places] = step.shares[wavefront.indices]
     real = [torch.from_numpy(likely).add_(1).div_(TOTAL).log2_().neg_() for likely in found]
     return [mixed(model.quantizer, k, quality, bits) for k, bits in enumerate(real)]
 

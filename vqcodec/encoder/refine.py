@@ -31,7 +31,7 @@ def refine(
     latent: Tensor,
     picture: Tensor,
     quality: Tensor,
-    looks: int,
+    steps: int,
     beam: int,
     levels: int | None = None,
     weights: Tensor | None = None,
@@ -51,13 +51,13 @@ def refine(
         latent: (B, D, h, w), the encoder's.
         picture: (B, 3, H, W) in 0..1, padded like those that were encoded.
         quality: (B,) in 0..100.
-        looks: how many steps; each quantises, decodes and takes a gradient.
+        steps: how many; each quantises, decodes and takes a gradient.
         beam, levels: how codes are searched here, and how many levels will be coded.
         weights: (B, h, w), how much errors count (`perception.weights_for`).
-        progress: told how many looks are taken.
-        safe: look once more, at the end, and return the latent that was best, error and marginal
-            bits together. On photographs that is the last or as good; on flat colours and hard
-            edges steps may lead astray.
+        progress: called with the number of steps taken.
+        safe: evaluate once more at the end, and return the latent that was best by error and
+            marginal bits together. On photographs that is the last or as good; on flat colours and
+            hard edges, steps may make it worse.
     Returns:
         (B, D, h, w), to be quantised in place of `latent`.
     Source: latent refinement, Campos et al. (2019), here with the quantiser in the loop; momentum,
@@ -70,25 +70,25 @@ def refine(
     move, price = torch.zeros(()), quantizer.lambdas(quality)
     best, least = latent, torch.full((len(latent),), torch.inf)
     unit = torch.ones(())
-    for look in range(looks + 1 if safe and looks else looks):
-        with torch.set_grad_enabled(look < looks):
+    for number in range(steps + 1 if safe and steps else steps):
+        with torch.set_grad_enabled(number < steps):
             quantized = quantizer(latent, quality, levels=levels, beam=beam, weights=weights)
-            chosen = quantized.latent.requires_grad_(look < looks)
+            chosen = quantized.latent.requires_grad_(number < steps)
             losses, errors = distortion(decode(chosen), picture, weights)
-            unit = unit if look else losses.detach() / errors
+            unit = unit if number else losses.detach() / errors
             costs = unit * errors + price * quantized.bits
             best = torch.where((costs < least)[:, None, None, None], latent, best)
             least = torch.minimum(costs, least)
-            if look == looks:
+            if number == steps:
                 return best
             (gradient,) = torch.autograd.grad(losses.sum(), chosen)
         error, pull = scale * (chosen.detach() - latent), gradient / (2 * scale)
         damped = part * (TRUST * _norm(error) / _norm(pull)).clamp(max=1)
         step = damped * (CURVATURE * error - pull)
-        move = momentum * move + step if look else first * step
+        move = momentum * move + step if number else first * step
         latent = latent + move
         if progress:
-            progress(look + 1)
+            progress(number + 1)
     return latent
 
 

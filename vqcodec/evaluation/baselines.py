@@ -9,11 +9,11 @@ from PIL import Image, features
 
 from vqcodec.errors import ImageError
 
-__all__ = ["PEERS", "Peer"]
+__all__ = ["BASELINES", "Baseline"]
 
 
 @dataclass(frozen=True)
-class Peer:
+class Baseline:
     """A codec of Pillow.
 
     Attributes:
@@ -59,26 +59,26 @@ def _jpeg2000(bpp: float) -> dict[str, Any]:
 
 
 # Slow and good, as WebP's method 6 is: AVIF at Pillow's own speed 6 has 0.2 dB less on photographs.
-PEERS = {
-    "jpeg": Peer(
+BASELINES = {
+    "jpeg": Baseline(
         "JPEG",
         "jpg",
         (1, 5, 8, 12, 17, 23, 30, 40, 50, 62, 75, 85),
         lambda quality: {"quality": int(quality), "subsampling": "4:2:0", "optimize": True},
     ),
-    "webp": Peer(
+    "webp": Baseline(
         "WEBP",
         "webp",
         (0, 1, 3, 6, 10, 16, 25, 40, 55, 70, 80, 88),
         lambda quality: {"quality": int(quality), "method": 6},
     ),
-    "avif": Peer(
+    "avif": Baseline(
         "AVIF",
         "avif",
         (1, 8, 14, 20, 26, 32, 38, 45, 52, 60, 68, 78),
         lambda quality: {"quality": int(quality), "subsampling": "4:2:0", "speed": 4},
     ),
-    "jpeg2000": Peer(
+    "jpeg2000": Baseline(
         "JPEG2000",
         "jpg_2000",
         (0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vqcodec import codec, models
 from vqcodec.errors import ImageError, VqcodecError
-from vqcodec.evaluation.baselines import PEERS
+from vqcodec.evaluation.baselines import BASELINES
 from vqcodec.evaluation.bdrate import Curve, bd_rate
 from vqcodec.files import PICTURES
 from vqcodec.picture import image
@@ -42,13 +42,13 @@ class Options:
 
     Attributes:
         qualities: of vqcodec, 0..100.
-        peers: names in `PEERS`.
+        baselines: names in `BASELINES`.
         skip: files that are no pictures to measure, such as the plots of an earlier report.
     """
 
     folder: Path
     qualities: tuple[float, ...]
-    peers: tuple[str, ...] = tuple(PEERS)
+    baselines: tuple[str, ...] = tuple(BASELINES)
     effort: int = 1
     model: str = "photo"
     skip: tuple[Path, ...] = ()
@@ -88,14 +88,14 @@ class Mean:
 
 @dataclass(frozen=True)
 class BdRate:
-    """Rate that vqcodec needs relative to a peer, between two rates; None if incomparable.
+    """Rate that vqcodec needs relative to a baseline, between two rates; None if incomparable.
 
     Attributes:
         percent: of the mean curves.
         percent_each: mean over the pictures' own, which no allocation of rate between them changes.
     """
 
-    peer: str
+    baseline: str
     metric: str
     low_bpp: float
     high_bpp: float
@@ -213,7 +213,7 @@ def curves(
 
 
 def _entrants(options: Options) -> list[Entrant]:
-    """vqcodec first, then the peers that this Pillow has."""
+    """vqcodec first, then the baselines that this Pillow has."""
 
     def encode(picture: Image.Image, quality: float) -> bytes:
         return codec.compress(picture, quality, effort=options.effort, model=options.model)
@@ -223,9 +223,9 @@ def _entrants(options: Options) -> list[Entrant]:
 
     models.load(options.model)  # an unknown model is an error of the run, not of each picture
     entrants = [Entrant(OURS, options.qualities, encode, decode)]
-    for name in options.peers:
-        if (peer := PEERS[name]).available:
-            entrants.append(Entrant(name, peer.settings, peer.encode, _read))
+    for name in options.baselines:
+        if (baseline := BASELINES[name]).available:
+            entrants.append(Entrant(name, baseline.settings, baseline.encode, _read))
     return entrants
 
 
@@ -307,27 +307,27 @@ def _bd_rates(measurements: Sequence[Measurement]) -> Iterator[BdRate]:
     for metric in METRICS:
         mean = _curves_through(measurements, metric)
         each = [_curves_through(group, metric) for group in by_picture.values()]
-        for peer, window in itertools.product([n for n in mean if n != OURS], WINDOWS):
-            own = [rate for c in each if (rate := _bd_rate(c, peer, window)) is not None]
-            rate = _bd_rate(mean, peer, window)
-            yield BdRate(peer, metric, *window, rate, fmean(own) if own else None)
+        for baseline, window in itertools.product([n for n in mean if n != OURS], WINDOWS):
+            own = [rate for c in each if (rate := _bd_rate(c, baseline, window)) is not None]
+            rate = _bd_rate(mean, baseline, window)
+            yield BdRate(baseline, metric, *window, rate, fmean(own) if own else None)
 
 
 def _curves_through(measurements: Sequence[Measurement], metric: str) -> dict[str, Curve]:
     return {name: Curve.through(p) for name, p in curves(measurements, metric).items()}
 
 
-def _bd_rate(found: dict[str, Curve], peer: str, window: tuple[float, float]) -> float | None:
-    """vqcodec against a peer; None where they have no curves, or no values in common."""
-    if OURS not in found or peer not in found:
+def _bd_rate(found: dict[str, Curve], baseline: str, window: tuple[float, float]) -> float | None:
+    """vqcodec against a baseline; None where they have no curves, or no values in common."""
+    if OURS not in found or baseline not in found:
         return None
-    return bd_rate(found[OURS], found[peer], window)
+    return bd_rate(found[OURS], found[baseline], window)
 
 
 def _missing(options: Options) -> Iterator[str]:
     """What the results will lack, a line each."""
-    for name in options.peers:
-        if not PEERS[name].available:
+    for name in options.baselines:
+        if not BASELINES[name].available:
             yield f"no {name}: this Pillow lacks it"
     for package, what in (
         ("pytorch_msssim", "MS-SSIM"),

@@ -13,7 +13,7 @@ from typing import Any
 
 from vqcodec import __version__, files, models
 from vqcodec.evaluation import plots
-from vqcodec.evaluation.baselines import PEERS
+from vqcodec.evaluation.baselines import BASELINES
 from vqcodec.evaluation.evaluate import METRICS, WINDOWS, Evaluation, Measurement, curves
 from vqcodec.picture.metrics import MAX_DB, installed
 
@@ -84,7 +84,7 @@ def text(folder: Path, found: Evaluation) -> str:
 
 
 def bd_table(found: Evaluation) -> str:
-    """BD-rates as a Markdown table: a row per peer, a column per metric and window.
+    """BD-rates as a Markdown table: a row per baseline, a column per metric and window.
 
     Of each metric, a last column has the mean of the pictures' own in the first window.
     """
@@ -94,14 +94,14 @@ def bd_table(found: Evaluation) -> str:
         columns += [(metric, window, "percent") for window in WINDOWS]
         heads.append(f"{NAMES[metric]}, each picture")
         columns.append((metric, WINDOWS[0], "percent_each"))
-    cells = {(r.peer, r.metric, (r.low_bpp, r.high_bpp)): r for r in found.bd_rates}
+    cells = {(r.baseline, r.metric, (r.low_bpp, r.high_bpp)): r for r in found.bd_rates}
     rows = [
-        [peer]
+        [baseline]
         + [
-            _percent(getattr(cells.get((peer, metric, window)), which, None))
+            _percent(getattr(cells.get((baseline, metric, window)), which, None))
             for metric, window, which in columns
         ]
-        for peer in dict.fromkeys(rate.peer for rate in found.bd_rates)
+        for baseline in dict.fromkeys(rate.baseline for rate in found.bd_rates)
     ]
     return _table(["vqcodec against", *heads], rows)
 
@@ -188,8 +188,8 @@ def _versions(found: Evaluation) -> dict[str, str]:
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
-    for name in found.options.peers:
-        if number := PEERS[name].version:
+    for name in found.options.baselines:
+        if number := BASELINES[name].version:
             versions[f"{name} of pillow"] = number
     return versions
 

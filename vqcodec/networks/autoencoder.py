@@ -3,7 +3,7 @@
 Both are a fixed orthonormal block transform (the KLT, a PCA of s x s x 3 pixel blocks) plus a
 convolutional branch whose last layer starts at zero: `y = KLT(x) + conv(x)`, `x' = KLT^T(y) +
 conv(y)`. So an untrained model is already a transform coder in which latent distance is pixel
-distance, and training only improves on it. Both branches are told the quality.
+distance, and training only improves on it. Both branches are conditioned on the quality.
 """
 
 import math

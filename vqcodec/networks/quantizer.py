@@ -478,7 +478,7 @@ def _groups(levels: Sequence[Level]) -> list[list[int]]:
 def rate_bins(quality: Tensor) -> Tensor:
     """Row of the table of code lengths for each quality 0..100.
 
-    That of the rounded quality, which the prior is told: lengths of another row may be far off.
+    That of the rounded quality, which the file signals: lengths of another row may be far off.
     """
     return (quality.float().round() * (RATE_BINS / 101)).long().clamp(0, RATE_BINS - 1)
 

@@ -68,7 +68,7 @@ def decode(
     """
     import torch
 
-    told = torch.tensor([quality])
+    signalled = torch.tensor([quality])
     rounding = torch.autocast("cpu", torch.bfloat16, quality <= ROUGH and fast_bfloat16())
     for tile, window in _windows(model, height, width, box):
         with torch.no_grad():
@@ -80,7 +80,7 @@ def decode(
             shape = (window.bottom - window.top) // base, (window.right - window.left) // base
             latent = model.quantizer.dequantize(parts, *shape)
             with rounding:
-                x = model.autoencoder.decode(latent, told)[0]
+                x = model.autoencoder.decode(latent, signalled)[0]
             top, left = tile.top - window.top, tile.left - window.left
             x = x[:, top : top + tile.bottom - tile.top, left : left + tile.right - tile.left]
             samples = x.clamp(0, 1).mul_(255).round_().to(torch.uint8)

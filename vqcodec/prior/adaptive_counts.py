@@ -1,8 +1,8 @@
 """A picture's own statistics: codes that came against those expected. NumPy only.
 
 A prior that learnt from photographs is far off on a drawing, and a little on every picture. So each
-level corrects its logits by about log((came + 3) / (expected + 3)) of each code, front after front.
-All numbers are integers; see docs/format.md, section 5, *Tally*.
+level corrects the logit of each code by about log((came + 3) / (expected + 3)) after every
+wavefront. All numbers are integers; see docs/format.md, section 5, *Adaptive counts*.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Tally"]
+__all__ = ["AdaptiveCounts"]
 
 ONE = 2.0**24  # a whole index: what the frequencies of a position sum to
 DOUBT = 3 * ONE  # of each code, came and was expected before the first
-MEMORY = 64 * ONE  # more is not remembered as expected: later fronts count the more
+MEMORY = 64 * ONE  # more is not remembered as expected: later wavefronts count the more
 UNIT = 1024  # steps of a correction per nat
 STEP = 16  # of these, in a step of a logit
 LARGEST = 16.0 * UNIT
 
 
-class Tally:
+class AdaptiveCounts:
     """Corrections of the logits of several levels, kept up while their indices become known.
 
     steps: for each level, (batch S K): whole steps of a logit.
@@ -41,7 +41,7 @@ class Tally:
         self.dues = [self.due[a:b] for a, b in spans]
 
     def expect(self, level: int, shares: NDArray[np.float64]) -> None:
-        """Take note of the frequencies, less one, of a front, (n batch S, K), of a level."""
+        """Take note of the frequencies, less one, of a wavefront, (n batch S, K), of a level."""
         due = self.dues[level]
         rows = shares.reshape(-1, len(due))
         rows.sum(axis=0, out=due, initial=len(rows))
@@ -63,5 +63,5 @@ class Tally:
         correction.clip(-LARGEST, LARGEST, out=correction)
         before += 2 * due
         np.minimum(before, 2 * (MEMORY + DOUBT), out=before)
-        due[:] = 0  # levels between these may have no front the next time
+        due[:] = 0  # levels between these may have no wavefront the next time
         self.rounded[part] = np.floor(correction * (1 / STEP), out=steps)

@@ -1,6 +1,6 @@
 """Products of 8-bit integers, exact in each of these arithmetics. NumPy only; torch where it is.
 
-All sums of a product stay below 2**24 (`exact_prior` checks), so floating point has them exactly.
+All sums of a product stay below 2**24 (`integer_prior` checks), so floating point has them exactly.
 Integers are several times as fast on processors made for them (VNNI, AMX), but NumPy has no fast
 product of integers; torch has.
 """
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vqcodec.resources import fast_int8
 
 __all__ = [
-    *("Array", "Carrier", "FloatCarrier", "Int8Carrier", "Product"),
+    *("Array", "Arithmetic", "FloatArithmetic", "Int8Arithmetic", "Product"),
     *("fastest", "fastest_with_torch", "int8_is_right"),
 ]
 
@@ -32,7 +32,7 @@ Array = NDArray[np.floating[Any]]  # integer-valued, or multiples of a power of 
 Product = Callable[[NDArray[Any], Array], Array]
 
 
-class Carrier(Protocol):
+class Arithmetic(Protocol):
     """What holds activations, and what the sums come out in. To be hashed."""
 
     @property
@@ -48,7 +48,7 @@ class Carrier(Protocol):
 
 
 @dataclass(frozen=True)
-class FloatCarrier:
+class FloatArithmetic:
     """Everything in floating point: for any machine."""
 
     sums: type[np.floating[Any]] = np.float32
@@ -73,7 +73,7 @@ class FloatCarrier:
 
 
 @dataclass(frozen=True)
-class Int8Carrier:
+class Int8Arithmetic:
     """Activations as they are, sums in int32, by torch; small products in float32.
 
     least: multiplications from which on int8 is used.
@@ -87,7 +87,7 @@ class Int8Carrier:
         import torch
 
         matrix, each = torch.from_numpy(weight), torch.from_numpy(units.astype(np.float32))
-        small = FloatCarrier(self.sums).product(weight, units)
+        small = FloatArithmetic(self.sums).product(weight, units)
 
         def product(rows: NDArray[Any], added: Array) -> Array:
             if len(rows) * weight.size < self.least:
@@ -100,13 +100,13 @@ class Int8Carrier:
         return product
 
 
-def fastest() -> Carrier:
+def fastest() -> Arithmetic:
     """The one that suits this processor; one that needs torch only where that is loaded."""
     suits = "torch" in sys.modules and fast_int8() and int8_is_right()
-    return Int8Carrier() if suits else FloatCarrier()
+    return Int8Arithmetic() if suits else FloatArithmetic()
 
 
-def fastest_with_torch() -> Carrier:
+def fastest_with_torch() -> Arithmetic:
     """The same for those who need torch anyway; loading it takes a second or two."""
     importlib.import_module("torch")
     return fastest()
@@ -123,7 +123,7 @@ def int8_is_right() -> bool:
     units = np.ones(weight.shape[1])
     added = units.astype(np.float32) / 2
     try:
-        found = Int8Carrier(least=0).product(weight, units)(rows, added)
+        found = Int8Arithmetic(least=0).product(weight, units)(rows, added)
     except (AttributeError, RuntimeError):  # it is no public function of torch
         return False
-    return np.array_equal(found, FloatCarrier(np.float64).product(weight, units)(rows, added))
+    return np.array_equal(found, FloatArithmetic(np.float64).product(weight, units)(rows, added))

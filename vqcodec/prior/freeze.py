@@ -1,4 +1,4 @@
-"""A prior trained in floats -> the integer tensors of `exact_prior`, and back to train on.
+"""A prior trained in floats -> the integer tensors of `integer_prior`, and back to train on.
 
 Source: docs/format.md, section 5.
 """
@@ -15,7 +15,7 @@ from vqcodec.prior.network import QUALITIES, GatedLayer, Prior, Trunk
 
 __all__ = ["freeze", "thaw", "unfrozen"]
 
-# Units of the integers (docs/format.md, section 5). `exact_prior` states them again because it
+# Units of the integers (docs/format.md, section 5). `integer_prior` states them again because it
 # must not import torch; a test compares the two.
 
 UNIT = 16  # what is multiplied: integers per unit, clamped to +-127
@@ -33,7 +33,7 @@ TABLE_UNIT = 2**20
 
 
 def freeze(prior: Prior) -> dict[str, NDArray[np.generic]]:
-    """Round a trained prior to the integer tensors that `ExactPrior` loads.
+    """Round a trained prior to the integer tensors that `IntegerPrior` loads.
 
     Each column of a matrix becomes round(weight * 2**e) with the largest e that keeps every
     possible sum of products below 2**24 and every weight in -127..127.

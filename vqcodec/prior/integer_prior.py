@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
-from vqcodec.prior.arithmetic import Array, Carrier, FloatCarrier, Product
+from vqcodec.prior.arithmetic import Arithmetic, Array, FloatArithmetic, Product
 
-__all__ = ["ExactPrior", "Layer", "Tables", "Trunk", "clip_activations"]
+__all__ = ["IntegerPrior", "Layer", "Tables", "Trunk", "clip_activations"]
 
 AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 FIRST_TAPS = (
@@ -38,7 +38,7 @@ EXPONENTS = range(4, 16)
 TABLE_SIZE = 1024
 TABLE_UNIT = 2**20
 
-FLOAT32 = FloatCarrier()
+FLOAT32 = FloatArithmetic()
 
 
 # Each column of a matrix, and its bias, is divided by a power of two, so that sums come out in the
@@ -74,8 +74,8 @@ class Tables:
 class _Loader:
     """Takes named tensors, checking type, shape and bounds."""
 
-    def __init__(self, tensors: Mapping[str, NDArray[Any]], carrier: Carrier) -> None:
-        self.tensors, self.carrier = tensors, carrier
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], arithmetic: Arithmetic) -> None:
+        self.tensors, self.arithmetic = tensors, arithmetic
 
     def integers(self, name: str, dtype: type[np.integer[Any]], *shape: int) -> NDArray[np.int64]:
         tensor = self.tensors.get(name)
@@ -117,10 +117,10 @@ class _Loader:
         sums = np.abs(weight).sum(0) * largest + np.abs(bias) + offset / units
         if sums.max() >= ACCUMULATOR_LIMIT:
             raise ModelError(f"prior weights: sums of {name} can reach 2**24")
-        return self.carrier.product(weight.astype(np.int8), units * steps), units
+        return self.arithmetic.product(weight.astype(np.int8), units * steps), units
 
     def floats(self, values: NDArray[Any]) -> Array:
-        return np.ascontiguousarray(values, dtype=self.carrier.sums)
+        return np.ascontiguousarray(values, dtype=self.arithmetic.sums)
 
     def tables(self, name: str, slices: int, size: int, channels: int) -> Tables:
         bias, steps = self.bias(f"{name}.output", RATE_BINS, slices * size), 4  # from 16 to 64
@@ -168,26 +168,26 @@ class _Loader:
         )
 
 
-class ExactPrior:
+class IntegerPrior:
     """The frozen prior: integer tables and matrices, checked."""
 
     def __init__(
         self,
         config: ModelConfig,
         tensors: Mapping[str, NDArray[Any]],
-        carrier: Carrier = FLOAT32,
+        arithmetic: Arithmetic = FLOAT32,
     ) -> None:
         """Load what `freezing.freeze` made.
 
         Args:
             config: the model's configuration.
             tensors: integer arrays by name; names outside `prior.` are ignored.
-            carrier: what the arithmetic is done in; results are the same.
+            arithmetic: what the arithmetic is done in; results are the same.
         Raises:
             ModelError: an array is missing, has another type or shape, or breaks a bound.
         """
-        loader = _Loader(tensors, carrier)
-        self.config, self.carrier = config, carrier
+        loader = _Loader(tensors, arithmetic)
+        self.config, self.arithmetic = config, arithmetic
         strides, widths = config.strides, config.prior.channels
         width_of = dict(zip(strides, widths, strict=True))
         self.tables = [

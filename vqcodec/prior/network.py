@@ -2,7 +2,7 @@
 
 Level l sees its own grid causally and every coarser level everywhere: the indices are looked up
 in embedding tables of the prior's own (indices have no order), summed, and passed through two
-unmasked layers. `freezing.freeze` turns a trained prior into the integers of `exact_prior`.
+unmasked layers. `freezing.freeze` turns a trained prior into the integers of `integer_prior`.
 
 All masked taps (dy, dx) satisfy dx + 2 dy <= 0 (the first layer: < 0), so that positions (i, j)
 with equal j + 2 i do not see each other and can be coded together.

@@ -1,7 +1,7 @@
 """A fixed calculation with the frozen prior, and the hash of its result. NumPy only.
 
 Weights files hold the hash of the machine that made them, and `vqcodec doctor` compares: so what
-is calculated here never changes. Small grids of all levels are walked at three qualities; indices
+is calculated here never changes. Small grids of all levels are scanned at three qualities; indices
 are drawn from the frequencies, by integers alone. The hash is the SHA-256 of, for each quality,
 the frequencies of all levels in coding order and then the index grids, all as little-endian int32.
 """
@@ -16,29 +16,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vqcodec.prior.integer_prior import ExactPrior
-from vqcodec.prior.wavefront import Step, walk, walk_known
+from vqcodec.prior.integer_prior import IntegerPrior
+from vqcodec.prior.wavefront_scan import Step, scan, scan_known
 
-__all__ = ["probe", "probe_known", "probe_walk"]
+__all__ = ["probe", "probe_known", "probe_scan"]
 
 ROWS, COLUMNS = 3, 7  # of the coarsest grid: odd, so that products have edges
 QUALITIES = (10, 50, 90)
 TOTAL_BITS = 24  # of the sum of a row of frequencies
 
 Grids = list[NDArray[np.int32]]  # (1, h, w, S) per level
-Seen = list[list[NDArray[np.float64]]]  # (batch, n, S, K) of each front of each level
+Seen = list[list[NDArray[np.float64]]]  # (batch, n, S, K) of each wavefront of each level
 
 
-def probe(prior: ExactPrior) -> str:
+def probe(prior: IntegerPrior) -> str:
     """The hash that belongs into a weights file: 64 hexadecimal digits."""
-    return probe_walk(prior)[0]
+    return probe_scan(prior)[0]
 
 
-def probe_walk(prior: ExactPrior, batch: int = 1) -> tuple[str, list[Grids]]:
-    """Draw the grids of each quality with `walk`; hash and grids do not depend on `batch`.
+def probe_scan(prior: IntegerPrior, batch: int = 1) -> tuple[str, list[Grids]]:
+    """Draw the grids of each quality with `scan`; hash and grids do not depend on `batch`.
 
     Args:
-        batch: copies of the grids that are walked together.
+        batch: copies of the grids that are scanned together.
     """
     coarsest = prior.config.levels[0].stride
     shapes = prior.config.grid_shapes(ROWS * coarsest, COLUMNS * coarsest)
@@ -49,31 +49,31 @@ def probe_walk(prior: ExactPrior, batch: int = 1) -> tuple[str, list[Grids]]:
     ]
     for quality in QUALITIES:
         draw = _Draw(quality, sizes, batch)
-        grids = walk(prior, shapes, quality, draw, batch)
+        grids = scan(prior, shapes, quality, draw, batch)
         digest.add(draw.seen, grids)
         drawn.append([grid[:1] for grid in grids])
     return digest.text(), drawn
 
 
-def probe_known(prior: ExactPrior, drawn: Sequence[Grids], batch: int = 1) -> str:
-    """The same hash by `walk_known`, from the grids that `probe_walk` drew."""
+def probe_known(prior: IntegerPrior, drawn: Sequence[Grids], batch: int = 1) -> str:
+    """The same hash by `scan_known`, from the grids that `probe_scan` drew."""
     digest = _Digest()
     for quality, one in zip(QUALITIES, drawn, strict=True):
         grids = [np.repeat(grid, batch, axis=0) for grid in one]
         seen: Seen = [[] for _ in grids]
-        for step, _ in walk_known(prior, grids, quality):
-            for level, frequencies in _fronts(step, batch):
+        for step, _ in scan_known(prior, grids, quality):
+            for level, frequencies in _wavefronts(step, batch):
                 seen[level].append(frequencies)
         digest.add(seen, grids)
     return digest.text()
 
 
-def _fronts(step: Step, batch: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Level and frequencies (batch, n, S, K) of each front."""
+def _wavefronts(step: Step, batch: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Level and frequencies (batch, n, S, K) of each wavefront."""
     rows = step.frequencies
-    for front in step.fronts:
-        shape = (len(front.places), batch, -1, rows.shape[1])
-        yield front.level, rows[front.indices].reshape(shape).swapaxes(0, 1)
+    for wavefront in step.wavefronts:
+        shape = (len(wavefront.places), batch, -1, rows.shape[1])
+        yield wavefront.level, rows[wavefront.indices].reshape(shape).swapaxes(0, 1)
 
 
 class _Digest:
@@ -104,11 +104,11 @@ class _Draw:
         self.counts = [0, *accumulate(sizes)]  # the number of the next index of each level
 
     def __call__(self, step: Step) -> NDArray[np.integer[Any]]:
-        drawn = [self.draw(*front) for front in _fronts(step, self.batch)]
+        drawn = [self.draw(*wavefront) for wavefront in _wavefronts(step, self.batch)]
         return np.concatenate([indices.swapaxes(0, 1).ravel() for indices in drawn])
 
     def draw(self, level: int, frequencies: NDArray[np.float64]) -> NDArray[np.integer[Any]]:
-        """(batch, n, S, K) of a front -> (batch, n, S)."""
+        """(batch, n, S, K) of a wavefront -> (batch, n, S)."""
         self.seen[level].append(frequencies)
         _, positions, slices, size = frequencies.shape
         numbers = _split_mix(self.seed, self.counts[level], positions * slices)

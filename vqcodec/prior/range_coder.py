@@ -18,8 +18,8 @@ from constriction import stream
 from numpy.typing import NDArray
 
 from vqcodec.errors import CorruptChunk
-from vqcodec.prior.integer_prior import ExactPrior
-from vqcodec.prior.wavefront import Indices, Shares, Step, walk, walk_known
+from vqcodec.prior.integer_prior import IntegerPrior
+from vqcodec.prior.wavefront_scan import Indices, Shares, Step, scan, scan_known
 
 __all__ = ["IndexGrid", "StreamReader", "StreamWriter", "decode_grids", "encode_grids"]
 
@@ -31,7 +31,7 @@ WORD_BYTES = 4
 
 
 def encode_grids(
-    prior: ExactPrior, grids: Sequence[IndexGrid], quality: int, size: int
+    prior: IntegerPrior, grids: Sequence[IndexGrid], quality: int, size: int
 ) -> list[bytes]:
     """Entropy-code the index grids of one tile; `decode_grids` is the inverse.
 
@@ -47,14 +47,14 @@ def encode_grids(
     Source: range coding, Martin (1979); streams in docs/format.md, section 4.
     """
     writers = [StreamWriter() for _ in range(0, len(grids), size)]
-    for step, indices in walk_known(prior, [grid[None] for grid in grids], quality):
+    for step, indices in scan_known(prior, [grid[None] for grid in grids], quality):
         for part, own in _parts(step, size):
             writers[part].push(step.shares[own], indices[own])
     return [writer.finish() for writer in writers]
 
 
 def decode_grids(
-    prior: ExactPrior,
+    prior: IntegerPrior,
     streams: Sequence[bytes],
     shapes: Sequence[tuple[int, int]],
     quality: int,
@@ -108,18 +108,18 @@ def decode_grids(
         if damage and complete == sound:
             raise damage
 
-    return [grid[0] for grid in walk(prior, shapes, quality, choose, done=done)]
+    return [grid[0] for grid in scan(prior, shapes, quality, choose, done=done)]
 
 
 def _parts(step: Step, size: int) -> Iterator[tuple[int, slice]]:
-    """The number of each part that has fronts in a step of a walk, and which indices are its."""
-    for part, fronts in groupby(step.fronts, key=lambda front: front.level // size):
-        own = [front.indices for front in fronts]
+    """The number of each part that has wavefronts in a step, and which indices are its."""
+    for part, wavefronts in groupby(step.wavefronts, key=lambda wavefront: wavefront.level // size):
+        own = [wavefront.indices for wavefront in wavefronts]
         yield part, slice(own[0].start, own[-1].stop)
 
 
 class StreamWriter:
-    """Encodes the indices of one part in the order of `walk`."""
+    """Encodes the indices of one part in the order of `scan`."""
 
     def __init__(self) -> None:
         self._encoder = stream.queue.RangeEncoder()
@@ -155,7 +155,7 @@ class StreamWriter:
 
 
 class StreamReader:
-    """Decodes the indices of one part in the order of `walk`; then `finish`."""
+    """Decodes the indices of one part in the order of `scan`; then `finish`."""
 
     def __init__(self, data: bytes) -> None:
         self._size = len(data)

@@ -1,6 +1,6 @@
 """The codebooks as something that learns by a gradient, as decoder networks do.
 
-A codebook of means is best for the latent's own error. Codes that coding chose, with looks at what
+A codebook of means is best for the latent's own error. Codes that coding chose, refined by what
 they decode to and with the prior's lengths, are better placed where pictures come out truer.
 Source: docs/experiments.md, 50.
 """

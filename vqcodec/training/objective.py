@@ -14,10 +14,10 @@ from vqcodec.networks.quantizer import Quantizer, rate_bins
 from vqcodec.prior.network import Prior
 
 __all__ = [
-    "LOOKS",
+    "REFINEMENT_STEPS",
     "AutoencoderObjective",
     "DecoderObjective",
-    "look",
+    "refine_as_coding",
     "prior_loss",
     "proxy_bits",
     "spread_quality",
@@ -25,8 +25,8 @@ __all__ = [
 
 COMMITMENT = 0.3  # weight of |latent - quantised latent|^2 (van den Oord et al. 2017)
 PARTIAL_LEVELS = 0.1  # share of steps that decode only the first levels
-LOOKS = 2  # at what is decoded, before codes are chosen: about what coding does
-LOOKING_BEAM = 2  # paths in these
+REFINEMENT_STEPS = 2  # before codes are chosen: about what coding does
+REFINEMENT_BEAM = 2  # paths in these
 
 
 def proxy_bits(latent: Tensor, lambdas: Tensor) -> Tensor:
@@ -65,21 +65,21 @@ class AutoencoderObjective:
         quantizer: Quantizer,
         x: Tensor,
         quality: Tensor,
-        looks: int = 0,
+        steps: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (), and per picture: `mse`, `bpp` (marginal), `commit` (latent error as an mse).
 
         Args:
             x: (B, 3, H, W) in 0..1.
             quality: (B,) in 0..100.
-            looks: how often the latent is refined before it is quantised, as coding does.
+            steps: how often the latent is refined before it is quantised, as coding does.
         """
         lambdas = quantizer.lambdas(quality)
         with torch.autocast(x.device.type, torch.bfloat16):
             latent = autoencoder.encode(x, quality)
         weights = weights_for(quantizer.config, x)
 
-        refined = look(autoencoder, quantizer, latent.detach(), x, quality, looks)
+        refined = refine_as_coding(autoencoder, quantizer, latent.detach(), x, quality, steps)
         quantized = quantizer.update(refined, quality, weights)
         target = quantized.latent
         if torch.rand(()) < PARTIAL_LEVELS:
@@ -161,22 +161,22 @@ class DecoderObjective:
         return (say * loss / error).mean(), (picture.detach() - x).square().flatten(1).mean(1)
 
 
-def look(
+def refine_as_coding(
     autoencoder: Autoencoder,
     quantizer: Quantizer,
     latent: Tensor,
     x: Tensor,
     quality: Tensor,
-    looks: int,
+    steps: int,
 ) -> Tensor:
-    """Latents (B, D, h, w) as coding refines them, with so many looks."""
+    """Latents (B, D, h, w) as coding refines them, in so many steps."""
 
     def decode(y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
             return autoencoder.decode(y, quality)
 
     weights = weights_for(quantizer.config, x)
-    return refine(quantizer, decode, latent, x, quality, looks, LOOKING_BEAM, weights=weights)
+    return refine(quantizer, decode, latent, x, quality, steps, REFINEMENT_BEAM, weights=weights)
 
 
 def prior_loss(

@@ -21,18 +21,18 @@ from vqcodec.encoder.code_lengths import mixed, single
 from vqcodec.encoder.perception import weights_for
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.prior.freeze import freeze, thaw, unfrozen
-from vqcodec.prior.integer_prior import ExactPrior
+from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.probe import probe
 from vqcodec.training.checkpoint import Checkpoint, Saved
 from vqcodec.training.codebooks import Codebooks
 from vqcodec.training.data import CropSource, drawn_pictures, load_folder
 from vqcodec.training.loop import Loop, Meter, Record, deferred_interrupts
 from vqcodec.training.objective import (
-    LOOKS,
+    REFINEMENT_STEPS,
     AutoencoderObjective,
     DecoderObjective,
-    look,
     prior_loss,
+    refine_as_coding,
     spread_quality,
 )
 from vqcodec.training.run import Keeper, Report, Run, TrainOptions, checkpoint_of
@@ -40,7 +40,7 @@ from vqcodec.training.run import Keeper, Report, Run, TrainOptions, checkpoint_o
 __all__ = ["TrainOptions", "run"]
 
 LOG_STEPS = 50
-LOOKING_FROM = 0.5  # of a first run on; before, networks change more than a look finds
+REFINING_FROM = 0.5  # of a first run on; before, networks change more than a refinement step finds
 TURNS = 4  # of the prior with the same crops, for other levels: choosing codes takes longer
 FIRST_BEAM, CODING_BEAM = 4, 16  # paths when the prior is trained; coding follows up 12 and 48
 CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
@@ -209,9 +209,9 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
     for step in loop:
         x = state.crops.batch(options.batch, options.crop)
         quality = spread_quality(options.batch)
-        looking = state.pretrained or loop.progress >= LOOKING_FROM
-        looks = LOOKS if looking else 0
-        loss, parts = objective(state.autoencoder, quantizer, x, quality, looks)
+        refining = state.pretrained or loop.progress >= REFINING_FROM
+        steps = REFINEMENT_STEPS if refining else 0
+        loss, parts = objective(state.autoencoder, quantizer, x, quality, steps)
         loop.descend(loss)
         quarter = _quarter(quality)
         parts["psnr"] = _psnr(parts["mse"])
@@ -320,7 +320,9 @@ def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor
     with torch.no_grad():
         with torch.autocast(x.device.type, torch.bfloat16):
             latent = state.autoencoder.encode(x, quality)
-        latent = look(state.autoencoder, state.quantizer, latent, x, quality, LOOKS)
+        latent = refine_as_coding(
+            state.autoencoder, state.quantizer, latent, x, quality, REFINEMENT_STEPS
+        )
         weights = weights_for(state.config, x)
         choose = partial(state.quantizer, latent, quality, weights=weights)
         first = choose(levels=single(state.config.levels), beam=FIRST_BEAM).grids
@@ -375,5 +377,5 @@ def _save(state: Run) -> None:
         "results": state.results,
     }
     config = replace(state.config, name=name)
-    found = probe(ExactPrior(config, tensors))
+    found = probe(IntegerPrior(config, tensors))
     models.save(state.options.output, config, tensors, training, found)

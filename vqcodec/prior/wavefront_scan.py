@@ -1,10 +1,10 @@
 """The one coding order, and the frequencies of every index in it. NumPy only.
 
 A masked tap (dy, dx) satisfies dx + 2 dy <= 0 (the first layer: < 0), so positions (i, j) of a
-level with equal t = j + 2 i, a *front*, are coded together. Nothing that a level knows of a coarser
-one lies more than 6 fronts ahead, so all levels of a stride are walked at once, each a few fronts
-behind the one before it: few steps with much to multiply. Features are stored skewed: the row of
-(i, j) is t * pitch + i, so that a tap is a constant distance in rows.
+level with equal t = j + 2 i, a *wavefront*, are coded together. Nothing that a level knows of a
+coarser one lies more than 6 wavefronts ahead, so all levels of a stride are scanned at once, each
+a few wavefronts behind the one before it: few steps with much to multiply. Features are stored
+skewed: the row of (i, j) is t * pitch + i, so that a tap is a constant distance in rows.
 
 See docs/format.md, sections 4 and 5.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.config import RATE_BINS
-from vqcodec.prior.adaptive_counts import Tally
+from vqcodec.prior.adaptive_counts import AdaptiveCounts
 from vqcodec.prior.arithmetic import Array
 from vqcodec.prior.integer_prior import (
     ACTIVATION_MAX,
@@ -31,14 +31,14 @@ from vqcodec.prior.integer_prior import (
     GATE_MAX,
     LAYER_TAPS,
     QUALITIES,
-    ExactPrior,
+    IntegerPrior,
     clip_activations,
 )
 from vqcodec.resources import limit_threads
 
 __all__ = [
-    *("TOTAL", "Front", "Indices", "Shares", "Step"),
-    *("cross_entropy_bits", "walk", "walk_known"),
+    *("TOTAL", "Wavefront", "Indices", "Shares", "Step"),
+    *("cross_entropy_bits", "scan", "scan_known"),
 ]
 
 Indices = NDArray[np.integer[Any]]
@@ -47,14 +47,14 @@ Grid = NDArray[np.integer[Any]]  # (batch, h, w, S)
 
 TOTAL = 2**24  # frequencies of an index sum to this
 
-AHEAD = 3  # fronts to the furthest tap of a context layer, (1, 1)
-LAG = 2 * AHEAD + 1  # fronts between two levels: the two context layers see 2 * AHEAD ahead
+AHEAD = 3  # wavefronts to the furthest tap of a context layer, (1, 1)
+LAG = 2 * AHEAD + 1  # wavefronts between two levels: the two context layers see 2 * AHEAD ahead
 MANY_ROWS = 1024  # in a step; with fewer, as in coding, threads are in each other's way
-PAD_FRONTS, PAD_ROWS = 5, 2  # the furthest tap, (-2, -1), lies 5 fronts and 2 rows back
+PAD_WAVEFRONTS, PAD_ROWS = 5, 2  # the furthest tap, (-2, -1), lies 5 wavefronts and 2 rows back
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
+class Wavefront:
     """Positions of one level that are coded together, in coding order."""
 
     level: int
@@ -64,9 +64,9 @@ class Front:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is computed at once: fronts of different levels, coded one after the other."""
+    """What is computed at once: wavefronts of different levels, coded one after the other."""
 
-    fronts: list[Front]  # coarse first
+    wavefronts: list[Wavefront]  # coarse first
     shares: Shares
 
     @property
@@ -77,11 +77,11 @@ class Step:
 
 Choose = Callable[[Step], Indices]
 Rows = NDArray[np.intp]
-Span = tuple[int, int, int]  # level of a run, first position of one of its fronts, that after it
+Span = tuple[int, int, int]  # level of a run; positions of one wavefront: first, end
 
 
-def walk(
-    prior: ExactPrior,
+def scan(
+    prior: IntegerPrior,
     shapes: Sequence[tuple[int, int]],
     quality: int,
     choose: Choose,
@@ -95,8 +95,8 @@ def walk(
         shapes: (h, w) of the grids of the first levels, coarse first; may stop early.
         quality: 0..100.
         choose: picks the indices (n,) of a step.
-        batch: pictures walked together.
-        done: told the grids so far, after each level; may stop the walk by an exception.
+        batch: pictures scanned together.
+        done: told the grids so far, after each level; may stop the scan by an exception.
     Returns:
         The chosen grids, int32 (batch, h, w, S) per level.
     Raises:
@@ -107,17 +107,17 @@ def walk(
     grids: list[NDArray[np.int32]] = []
     for run, step in _visit(prior, shapes, quality, batch):
         run.place(choose(step))
-        if run.ends(step.fronts[0]):
+        if run.ends(step.wavefronts[0]):
             grids.append(run.grid(len(grids)))
             if done:
                 done(grids)
     return grids
 
 
-def walk_known(
-    prior: ExactPrior, grids: Sequence[Grid], quality: int
+def scan_known(
+    prior: IntegerPrior, grids: Sequence[Grid], quality: int
 ) -> Iterator[tuple[Step, Indices]]:
-    """The steps of a `walk` whose choices are `grids`, in the same order, and the indices of each.
+    """The steps of a `scan` whose choices are `grids`, in the same order, and the indices of each.
 
     Args:
         grids: (batch, h, w, S) per level, coarse first; may stop early.
@@ -137,18 +137,18 @@ def walk_known(
         run.place(indices)
 
 
-def cross_entropy_bits(prior: ExactPrior, grids: Sequence[Grid], quality: int) -> list[float]:
+def cross_entropy_bits(prior: IntegerPrior, grids: Sequence[Grid], quality: int) -> list[float]:
     """Ideal code length of each level in bits, summed over the batch."""
     bits = [0.0] * len(grids)
-    for step, indices in walk_known(prior, grids, quality):
+    for step, indices in scan_known(prior, grids, quality):
         chosen = step.shares[np.arange(len(indices)), indices] + 1
         lengths = -np.log2(chosen / TOTAL)
-        for front in step.fronts:
-            bits[front.level] += float(lengths[front.indices].sum())
+        for wavefront in step.wavefronts:
+            bits[wavefront.level] += float(lengths[wavefront.indices].sum())
     return bits
 
 
-def _check(prior: ExactPrior, shapes: Sequence[tuple[int, int]], quality: int) -> None:
+def _check(prior: IntegerPrior, shapes: Sequence[tuple[int, int]], quality: int) -> None:
     levels = prior.config.levels
     if not 1 <= len(shapes) <= len(levels):
         raise ValueError(f"{len(shapes)} grids for a model of {len(levels)} levels")
@@ -162,7 +162,7 @@ def _check(prior: ExactPrior, shapes: Sequence[tuple[int, int]], quality: int) -
 
 
 def _visit(
-    prior: ExactPrior,
+    prior: IntegerPrior,
     shapes: Sequence[tuple[int, int]],
     quality: int,
     batch: int,
@@ -184,21 +184,21 @@ def _visit(
         with limit_threads(1 if run.most < MANY_ROWS else None):
             for number in range(run.steps):
                 step = run.step(number)
-                if step.fronts:
+                if step.wavefronts:
                     yield run, step
 
 
 class _Run:
-    """The levels of one stride, each `LAG` fronts behind the one before it.
+    """The levels of one stride, each `LAG` wavefronts behind the one before it.
 
-    A *row* is one position of one picture of the batch. In coding order, rows run over fronts,
+    A *row* is one position of one picture of the batch. In coding order, rows run over wavefronts,
     positions by increasing i, then pictures. All levels share the arrays of features: what one of
     them overwrites, those before it have read for the last time.
     """
 
     def __init__(
         self,
-        prior: ExactPrior,
+        prior: IntegerPrior,
         levels: range,
         shape: tuple[int, int],
         batch: int,
@@ -212,22 +212,22 @@ class _Run:
         i, j = np.divmod(np.arange(height * width), width)
         t = j + 2 * i
         self.order = np.lexsort((i, t))
-        # Where each front starts, in positions; a grid one column wide has no odd fronts.
+        # Where each wavefront starts, in positions; a grid one column wide has no odd wavefronts.
         counts = np.bincount(t)
         self.starts = [0, *np.cumsum(counts).tolist()]
         self.steps = AHEAD + len(counts) + LAG * (len(levels) - 1)
         longest = int(counts.max())
         self.most = longest * len(levels) * batch  # rows of a step
         # No two positions meet, nor does a tap outside the grid meet a position: the rows i of
-        # fronts t and t + n differ by at most (width + 2) / 2, less than n times the pitch.
+        # wavefronts t and t + n differ by at most (width + 2) / 2, less than n times the pitch.
         pitch = min(height + PAD_ROWS, width // 2 + 2) * batch
-        slot = ((t + PAD_FRONTS) * pitch + (i + PAD_ROWS) * batch)[self.order]
+        slot = ((t + PAD_WAVEFRONTS) * pitch + (i + PAD_ROWS) * batch)[self.order]
         self.slots = (slot[:, None] + np.arange(batch)).ravel()
         # Rows outside the grid are never written and stay zero; all others are written before
         # they are read, by every level.
-        size = (len(counts) + 2 * PAD_FRONTS) * pitch + (height + 2 * PAD_ROWS) * batch
-        self.held = prior.carrier.activations
-        self.total = np.zeros((size, channels), prior.carrier.sums)
+        size = (len(counts) + 2 * PAD_WAVEFRONTS) * pitch + (height + 2 * PAD_ROWS) * batch
+        self.held = prior.arithmetic.activations
+        self.total = np.zeros((size, channels), prior.arithmetic.sums)
         self.clamped, self.middle = np.zeros((2, size, channels), self.held)
         # Embeddings of the indices, then what each layer reads; at last the context.
         self.features = np.zeros((depth + 2, size, channels), self.held)
@@ -247,41 +247,41 @@ class _Run:
         self.conditions = np.stack([tables.condition[quality] for tables in self.tables], 1)
         self.conditions *= np.array([1, FINE]).reshape(2, 1, 1) / 16
         self.conditions += 0.5  # for rounding
-        self.half = np.array([0.5], prior.carrier.sums)
+        self.half = np.array([0.5], prior.arithmetic.sums)
         self.bias = [tables.bias[quality * RATE_BINS // QUALITIES] for tables in self.tables]
         self.embedding = np.concatenate([t.embedding.reshape(-1, channels) for t in self.tables])
         self.slices = [len(tables.embedding) for tables in self.tables]
         self.codes = prior.config.levels[levels[0]].codebook_size
         self.ones = np.ones(self.codes)
-        self.tally = Tally(self.slices, self.codes, batch)
-        # For each index of the longest front: where code 0 is, in `embedding` and in the tally.
+        self.counts = AdaptiveCounts(self.slices, self.codes, batch)
+        # For each index of the longest wavefront: where code 0 is, in `embedding` and in `counts`.
         self.zeros: list[Rows] = []
         for first, n in zip(accumulate(self.slices, initial=0), self.slices, strict=False):
             own, counted = np.tile(np.arange(n), batch), np.arange(n * batch)
             zero = self.codes * np.stack([first + own, first * batch + counted])
             self.zeros.append(np.tile(zero, longest))
         self.chosen = [np.empty(height * width * batch * n, np.int32) for n in self.slices]
-        # Of the last step: its fronts, their rows, and where in `chosen` their indices belong.
+        # Of the last step: its wavefronts, their rows, and where in `chosen` their indices belong.
         self.spans, self.where, self.due = list[Span](), self.slots[:0], list[NDArray[np.int32]]()
-        self.ahead = deque([(self.spans, *self._rows([]))] * AHEAD)  # fronts, rows and lanes
+        self.ahead = deque([(self.spans, *self._rows([]))] * AHEAD)  # wavefronts, rows and lanes
         self.foreseen: list[NDArray[Any]] = []  # of each level, what its logits are made of
 
     def step(self, number: int) -> Step:
-        """The fronts of this step; if there are any, `place` must follow."""
+        """The wavefronts of this step; if there are any, `place` must follow."""
         features = self._foreseen(number) if self.foreseen else self._features(number)
         self.due = [self._chosen(span) for span in self.spans]
         ends = [0, *accumulate(map(len, self.due))]
         logits = np.empty((ends[-1], self.codes), self.total.dtype)
-        fronts, row = list[Front](), 0
+        wavefronts, row = list[Wavefront](), 0
         for (k, first, last), (begin, end) in zip(self.spans, pairwise(ends), strict=True):
             rows = features[row : (row := row + (last - first) * self.batch)]
             sums = self.tables[k].output(rows, self.bias[k]).reshape(last - first, -1)
-            np.add(sums, self.tally.steps[k], out=logits[begin:end].reshape(sums.shape))
-            fronts.append(Front(self.levels[k], self.order[first:last], slice(begin, end)))
+            np.add(sums, self.counts.steps[k], out=logits[begin:end].reshape(sums.shape))
+            wavefronts.append(Wavefront(self.levels[k], self.order[first:last], slice(begin, end)))
         shares = self._normalise(logits)
-        for (k, _, _), front in zip(self.spans, fronts, strict=True):
-            self.tally.expect(k, shares[front.indices])
-        return Step(fronts, shares)
+        for (k, _, _), wavefront in zip(self.spans, wavefronts, strict=True):
+            self.counts.expect(k, shares[wavefront.indices])
+        return Step(wavefronts, shares)
 
     def known(self) -> Indices:
         """The indices (n,) of the last step, where all are known."""
@@ -295,7 +295,7 @@ class _Run:
             zeros.append(self.zeros[k][:, : len(due)])
         assert len(indices) == end
         embedded, counted = np.concatenate(zeros, axis=1) + indices
-        self.tally.learn(self.spans[0][0], self.spans[-1][0], counted)
+        self.counts.learn(self.spans[0][0], self.spans[-1][0], counted)
         if not self.foreseen:
             rows = self._embed(embedded, self.spans)
             self.features[0][self.where] = _narrow(rows)
@@ -316,9 +316,9 @@ class _Run:
         self.foreseen.append(_narrow(h).astype(self.held, copy=False))
         self._add(self.slots, rows)
 
-    def ends(self, front: Front) -> bool:
+    def ends(self, wavefront: Wavefront) -> bool:
         """Whether it is the last of its level."""
-        return int(front.places[-1]) == len(self.order) - 1
+        return int(wavefront.places[-1]) == len(self.order) - 1
 
     def grid(self, level: int) -> NDArray[np.int32]:
         """The indices (batch, h, w, S) of a level that has ended."""
@@ -341,11 +341,11 @@ class _Run:
         return finer
 
     def _spans(self, number: int) -> list[Span]:
-        """The fronts whose first context is due at this step, coarse first."""
-        fronts = [(k, number - LAG * k) for k in range(len(self.levels))]
+        """The wavefronts whose first context is due at this step, coarse first."""
+        wavefronts = [(k, number - LAG * k) for k in range(len(self.levels))]
         spans = [
             (k, self.starts[t], self.starts[t + 1])
-            for k, t in fronts
+            for k, t in wavefronts
             if 0 <= t < len(self.starts) - 1
         ]
         return [(k, first, last) for k, first, last in spans if first < last]
@@ -356,7 +356,7 @@ class _Run:
         return self.chosen[k][first * each : last * each]
 
     def _features(self, number: int) -> Array:
-        """What the logits of this step, whose fronts it sets, are made of, (rows, C)."""
+        """What the logits of this step, whose wavefronts it sets, are made of, (rows, C)."""
         spans = self._spans(number)
         self.ahead.append((spans, *self._rows(spans)))
         self._first_context(*self.ahead[-1][1:])
@@ -370,13 +370,13 @@ class _Run:
         return np.concatenate([h[a:b] for h, a, b in parts] or [self.foreseen[0][:0]])
 
     def _rows(self, spans: list[Span]) -> tuple[Rows, Rows]:
-        """The rows of some fronts, and for each which of the levels it belongs to, its *lane*."""
+        """The rows of some wavefronts, and the level, or *lane*, of each row."""
         where = [self.slots[a * self.batch : b * self.batch] for _, a, b in spans]
         levels = np.array([k for k, _, _ in spans], np.intp)
         return np.concatenate(where or [self.slots[:0]]), np.repeat(levels, list(map(len, where)))
 
     def _embed(self, rows: Rows, spans: Sequence[Span]) -> Array:
-        """What the indices of some fronts add, (rows, C); `rows` of `embedding` are theirs."""
+        """What the indices of some wavefronts add, (rows, C); `rows` of `embedding` are theirs."""
         found, end = [], 0
         for slices, alike in groupby(spans, key=lambda span: self.slices[span[0]]):
             count = sum(last - first for _, first, last in alike) * self.batch
