@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY
 
-from vqcodec.bitstream import container, tiles
+from vqcodec import limits
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,5 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> int:
     """Tiles of at most 32 pixels on a side, so that a small picture has many."""
-    for module in (container, tiles):
-        monkeypatch.setattr(module, "TILE", 32)
+    monkeypatch.setattr(limits, "TILE", 32)
     return 32

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vqcodec import models
 from vqcodec.bitstream import container
-from vqcodec.bitstream.container import ALPHA, EXIF, ICC, MAX_PIXELS, XMP, Container
+from vqcodec.bitstream.container import ALPHA, EXIF, ICC, XMP, Container
 from vqcodec.bitstream.tiles import Tile, split
 from vqcodec.config import TUNES, Tuning
 from vqcodec.decoder.grids import Grids, box_of, read_grids
@@ -24,6 +24,7 @@ from vqcodec.encoder.allocation import quality_for
 from vqcodec.encoder.rate_control import Goal, reach, set_goal
 from vqcodec.encoder.tile import write_tile
 from vqcodec.errors import BitstreamError, ModelError, memory_errors
+from vqcodec.limits import MAX_PIXELS, QUALITIES
 from vqcodec.models import Model
 from vqcodec.networks import windows
 from vqcodec.picture import image, metrics
@@ -52,7 +53,7 @@ def compress(
     model: str | None = None,
     strip: bool = False,
     check: bool = False,
-    max_pixels: int = image.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     workers: int | None = 1,
     notes: Callable[[str], None] | None = None,
     found: Callable[[float], None] | None = None,
@@ -336,7 +337,7 @@ def sample(
         ValueError: one of the numbers is out of range.
     Source: ancestral sampling; nucleus sampling, Holtzman et al. (2020).
     """
-    if count < 1 or min(size) < 1 or quality not in range(101):
+    if count < 1 or min(size) < 1 or quality not in range(QUALITIES):
         raise ValueError(f"count {count}, size {size} or quality {quality} out of range")
     if not (0 <= temperature < math.inf and 0 <= top_p <= 1):
         raise ValueError(f"temperature {temperature} or top_p {top_p} out of range")

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
+from vqcodec.limits import MAX_LEVELS
+
 __all__ = ["PRESETS", "RATE_BINS", "TUNES", "Level", "ModelConfig", "PriorConfig", "Tuning"]
 
-MAX_LEVELS = 64
 Tuning = Literal["psnr", "ssim"]
 TUNES: tuple[Tuning, ...] = get_args(Tuning)
 RATE_BINS = 16  # ranges of quality that have index statistics of their own

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqcodec.bitstream import container
-from vqcodec.bitstream.container import TILE
 from vqcodec.bitstream.tiles import Tile, split
+from vqcodec.limits import MAX_SIDE, TILE
 
 sides = st.one_of(st.integers(1, 4 * TILE), st.integers(-2, 2).map(lambda d: 3 * TILE + d))
 strides = st.sampled_from([2, 4, 8, 16, 32, 64])
@@ -49,7 +49,7 @@ def test_tiles_cover_a_picture_once(height: int, width: int, stride: int) -> Non
 @pytest.mark.parametrize("stride", [2, 16, 64])
 def test_tiles_of_panoramas(stride: int) -> None:
     assert len(check(1, 30000, stride)) == len(check(30000, 1, stride)) == 30
-    assert len(check(1, container.MAX_SIDE, stride)) == container.MAX_SIDE // TILE
+    assert len(check(1, MAX_SIDE, stride)) == MAX_SIDE // TILE
 
 
 @pytest.mark.parametrize(("side", "count"), [(1, 1), (TILE, 1), (TILE + 1, 2), (2 * TILE, 2)])

@@ -14,8 +14,8 @@ from helpers import TINY
 from numpy.typing import NDArray
 from PIL import Image
 
-from vqcodec import codec, models
-from vqcodec.bitstream import container, tiles
+from vqcodec import codec, limits, models
+from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile, split
 from vqcodec.decoder import grids
@@ -113,8 +113,7 @@ def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(refine, "refine", look)
 
     def found(side: int, margin: int) -> list[Index]:
-        for module in (container, tiles):
-            monkeypatch.setattr(module, "TILE", side)
+        monkeypatch.setattr(limits, "TILE", side)
         monkeypatch.setattr(tile_coding, "MARGIN", margin)
         return grids.read_grids(codec.compress(picture(96, 64), 80, model=model), model=model).grids
 

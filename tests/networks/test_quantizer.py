@@ -5,10 +5,10 @@ import torch
 from helpers import TINY
 
 from vqcodec.config import RATE_BINS, ModelConfig
+from vqcodec.limits import QUALITIES
 from vqcodec.networks.autoencoder import Autoencoder
 from vqcodec.networks.beam_search import Beam
 from vqcodec.networks.quantizer import Quantizer, rate_bins
-from vqcodec.prior.network import QUALITIES
 
 
 def prepared(config: ModelConfig) -> tuple[Autoencoder, Quantizer, torch.Tensor]:

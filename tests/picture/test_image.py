@@ -18,7 +18,6 @@ from hypothesis.extra import numpy as hnp
 from pictures import UPRIGHT_XMP, XMP, cmyk_profile, noise, png, saved, tiff
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from vqcodec.bitstream import container
 from vqcodec.errors import CorruptChunk, ImageError
 from vqcodec.picture import image
 from vqcodec.picture.image import Picture, from_pil, read_picture, to_pil, write_picture
@@ -583,9 +582,3 @@ def test_damaged_opacity() -> None:
     for size in ((8, 9), (1, 1), (10**4, 10**4)):
         with pytest.raises(CorruptChunk, match="ALPHA"):
             image.decode_alpha(good, *size)
-
-
-def test_limits_agree_with_the_container() -> None:
-    assert image.MAX_PIXELS == container.MAX_PIXELS
-    assert image._MAX_SIDE == container.MAX_SIDE
-    assert image._MAX_METADATA_BYTES == container.MAX_METADATA_BYTES

@@ -20,7 +20,9 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final
 
+from vqcodec import limits
 from vqcodec.errors import CorruptChunk, NotVqcodecFile, UnsupportedVersion
+from vqcodec.limits import MAX_LEVELS, MAX_METADATA_BYTES, MAX_PIXELS, MAX_SIDE
 
 if TYPE_CHECKING:  # `info` and the Pillow plug-in parse headers without waiting for NumPy
     from collections.abc import Sequence
@@ -33,12 +35,7 @@ __all__ = [
     "ICC",
     "LEVELS_PER_PART",
     "MAGIC",
-    "MAX_LEVELS",
-    "MAX_METADATA_BYTES",
-    "MAX_PIXELS",
-    "MAX_SIDE",
     "MODEL_ID_BYTES",
-    "TILE",
     "VERSION",
     "XMP",
     "Container",
@@ -62,13 +59,8 @@ _GREY_FLAG: Final = 0x01
 _CHUNK_FLAGS: Final = {ALPHA: 0x02, ICC: 0x04, EXIF: 0x08, XMP: 0x10}
 _KNOWN_FLAGS: Final = _GREY_FLAG | sum(_CHUNK_FLAGS.values())
 
-MAX_SIDE: Final = 2**24  # samples
-MAX_PIXELS: Final = 500_000_000  # default of `parse`
-MAX_LEVELS: Final = 64
 LEVELS_PER_PART: Final = 4  # the last one may have fewer; a part takes about 5 bytes
 MODEL_ID_BYTES: Final = 4
-TILE: Final = 1024  # no tile is larger than this, in pixels on a side
-MAX_METADATA_BYTES: Final = 2**26  # per ICC, EXIF or XMP chunk
 _BLOCK: Final = 256  # no model pads further than to a multiple of this
 
 
@@ -201,7 +193,7 @@ def part_count(level_count: int) -> int:
 
 def tile_count(width: int, height: int) -> int:
     """Tiles of a picture: as few rows and columns of them as `TILE` allows."""
-    return -(-width // TILE) * -(-height // TILE)
+    return -(-width // limits.TILE) * -(-height // limits.TILE)
 
 
 def checksum_indices(grids: Sequence[NDArray[Any]]) -> int:

@@ -7,7 +7,7 @@ and what they make of the margin is thrown away. So tiles leave no seams.
 
 from dataclasses import dataclass
 
-from vqcodec.bitstream.container import TILE
+from vqcodec import limits
 
 __all__ = ["Tile", "split"]
 
@@ -58,5 +58,5 @@ def split(height: int, width: int, stride: int) -> list[Tile]:
 
 
 def _edges(length: int, stride: int) -> list[int]:
-    cells, count = -(-length // stride), -(-length // TILE)
+    cells, count = -(-length // stride), -(-length // limits.TILE)
     return [stride * (cells * k // count) for k in range(count + 1)]

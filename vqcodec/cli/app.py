@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vqcodec import files
-from vqcodec.bitstream import container
+from vqcodec import files, limits
 from vqcodec.cli.console import (
     Advance,
     Report,
@@ -110,7 +109,7 @@ def compress(
     check: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Decode each file before it is written.")
     ] = True,
-    max_pixels: MaxPixels = container.MAX_PIXELS,
+    max_pixels: MaxPixels = limits.MAX_PIXELS,
     max_memory: MaxMemory = None,
     workers: Workers = None,
     as_json: Json = False,
@@ -175,7 +174,7 @@ def decompress(
         bool, typer.Option("--partial", help="Decode what there is of a cut or damaged file.")
     ] = False,
     model: Weights = None,
-    max_pixels: MaxPixels = container.MAX_PIXELS,
+    max_pixels: MaxPixels = limits.MAX_PIXELS,
     max_memory: MaxMemory = None,
     workers: Workers = None,
     force: Force = False,
@@ -222,9 +221,7 @@ def decompress(
 
 
 @app.command()
-def info(
-    inputs: Inputs, max_pixels: MaxPixels = container.MAX_PIXELS, as_json: Json = False
-) -> None:
+def info(inputs: Inputs, max_pixels: MaxPixels = limits.MAX_PIXELS, as_json: Json = False) -> None:
     """Show what .vqc files hold: size, quality, model, bytes of each part. Also of cut files."""
     report = Report(as_json)
 
@@ -243,7 +240,7 @@ def info(
 def verify(
     inputs: Inputs,
     model: Weights = None,
-    max_pixels: MaxPixels = container.MAX_PIXELS,
+    max_pixels: MaxPixels = limits.MAX_PIXELS,
     workers: Workers = None,
     as_json: Json = False,
 ) -> None:

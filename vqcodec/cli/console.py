@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from vqcodec import limits
 from vqcodec.bitstream import container
 from vqcodec.errors import VqcodecError
 from vqcodec.files import Job
@@ -248,7 +249,7 @@ def _open_closed_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
-def describe_file(data: bytes, max_pixels: int = container.MAX_PIXELS) -> dict[str, Any]:
+def describe_file(data: bytes, max_pixels: int = limits.MAX_PIXELS) -> dict[str, Any]:
     """What is said of a `.vqc` file as JSON; bytes are those of the whole file."""
     parsed = container.parse(data, partial=True, max_pixels=max_pixels)
     sizes = [part.size for part in parsed.parts]

@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vqcodec import __version__, files
-from vqcodec.bitstream import container
+from vqcodec import __version__, files, limits
 from vqcodec.cli.console import Report
 from vqcodec.config import Tuning
 from vqcodec.encoder.rate_control import LEAST, MOST
@@ -208,7 +207,7 @@ def pixel_limit(max_pixels: int, max_memory: int | None) -> int:
         return max_pixels
     if (room := max_memory - ANY_PICTURE) < TILE_PIXEL:
         raise typer.BadParameter(f"any picture takes {ANY_PICTURE // 10**6} MB")
-    tile = container.TILE**2
+    tile = limits.TILE**2
     pixels = min((room - TILE_PIXEL * tile) // IDLE_PIXEL + tile, room // FILE_PIXEL)
     return min(max_pixels, pixels if pixels > tile else room // TILE_PIXEL)
 
@@ -261,8 +260,8 @@ def parse_size(text: str, count: int) -> tuple[int, int]:
     width, _, height = _short(text).lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise typer.BadParameter(f"{text!r} is not WIDTHxHEIGHT, as in 256x256")
-    if int(width) * int(height) * count > container.MAX_PIXELS:
-        raise typer.BadParameter(f"{count} x {text} is over {container.MAX_PIXELS} pixels")
+    if int(width) * int(height) * count > limits.MAX_PIXELS:
+        raise typer.BadParameter(f"{count} x {text} is over {limits.MAX_PIXELS} pixels")
     return int(width), int(height)
 
 

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from vqcodec import models
 from vqcodec.bitstream import container
-from vqcodec.bitstream.container import MAX_PIXELS, Container
+from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.decoder.workers import Reader, read_tiles
 from vqcodec.errors import CorruptChunk, RegionError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.models import Model
 from vqcodec.networks import windows
 from vqcodec.prior.arithmetic import Arithmetic, fastest

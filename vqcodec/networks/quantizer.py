@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqcodec.config import RATE_BINS, Level, ModelConfig
+from vqcodec.limits import QUALITIES
 from vqcodec.networks.beam_search import Beam
 
 __all__ = ["Quantized", "Quantizer"]
@@ -353,7 +354,7 @@ class Quantizer(nn.Module):
             energy = self.buffer("codebook", level).square().sum(2)
             rates = self.buffer("rate_count", level)
             for row in range(RATE_BINS):
-                quality = (row + 0.5) * 101 / RATE_BINS
+                quality = (row + 0.5) * QUALITIES / RATE_BINS
                 idle = energy < 0.05 * self.config.lambda_at(quality)
                 moved = (rates[row] * idle).sum(1)
                 rates[row, idle] = 0
@@ -368,7 +369,7 @@ class Quantizer(nn.Module):
 
     def code_lengths(self) -> list[Tensor]:
         """Marginal code lengths in bits, (RATE_BINS, S, K) per level."""
-        middles = (torch.arange(RATE_BINS) + 0.5) * (101 / RATE_BINS)
+        middles = (torch.arange(RATE_BINS) + 0.5) * (QUALITIES / RATE_BINS)
         return [self.marginal_bits(level, middles) for level in range(len(self.config.levels))]
 
     def geometry(self) -> tuple[list[Tensor], dict[int, Tensor], dict[int, Tensor]]:
@@ -480,7 +481,7 @@ def rate_bins(quality: Tensor) -> Tensor:
 
     That of the rounded quality, which the file signals: lengths of another row may be far off.
     """
-    return (quality.float().round() * (RATE_BINS / 101)).long().clamp(0, RATE_BINS - 1)
+    return (quality.float().round() * (RATE_BINS / QUALITIES)).long().clamp(0, RATE_BINS - 1)
 
 
 def _histograms(indices: Tensor, size: int) -> Tensor:

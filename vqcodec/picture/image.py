@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError, features
 
 from vqcodec.errors import CorruptChunk, ImageError
+from vqcodec.limits import MAX_METADATA_BYTES, MAX_PIXELS, MAX_SIDE
 from vqcodec.picture import samples
 from vqcodec.picture.samples import UInt8Array
 
 __all__ = [
-    "MAX_PIXELS",
     "OUTPUT_EXTENSIONS",
     "Picture",
     "crop",
@@ -40,9 +40,6 @@ __all__ = [
     "write_picture",
 ]
 
-MAX_PIXELS: Final = 500_000_000
-_MAX_SIDE: Final = 2**24  # as in container.py
-_MAX_METADATA_BYTES: Final = 2**26  # as in container.py
 _MAX_WEBP_SIDE: Final = 16383
 _MAX_WEBP_PIXELS: Final = 2**22  # of an opacity plane: its decoder takes 20 bytes each
 _MAX_SIDES: Final = {"JPEG": 65500, "WEBP": _MAX_WEBP_SIDE}  # of a picture file
@@ -176,7 +173,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{width} x {height} has no pixels")
-    if width * height > max_pixels or max(width, height) > _MAX_SIDE:
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise ImageError(f"{width} x {height} is over the limit of {max_pixels} pixels")
 
 
@@ -207,7 +204,7 @@ def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
     if strip:
         icc = exif = xmp = None
     for kind, part in (("ICC", icc), ("EXIF", exif), ("XMP", xmp)):
-        if part and len(part) > _MAX_METADATA_BYTES:
+        if part and len(part) > MAX_METADATA_BYTES:
             raise ImageError(f"{kind} of {len(part)} bytes is over the limit; --strip drops it")
     opaque = alpha is None or bool((alpha == 255).all())
     return Picture(rgb, grey, None if opaque else alpha, icc, exif, xmp, tuple(notes))
@@ -361,7 +358,7 @@ def _pillow(name: str, max_pixels: int) -> Iterator[None]:
     with _lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         previous = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK
-        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = max_pixels, _MAX_METADATA_BYTES
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK = max_pixels, MAX_METADATA_BYTES
         try:
             yield
         except ImageError as error:

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vqcodec.prior.network import QUALITIES, GatedLayer, Prior, Trunk
+from vqcodec.limits import QUALITIES
+from vqcodec.prior.network import GatedLayer, Prior, Trunk
 
 __all__ = ["freeze", "thaw", "unfrozen"]
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
+from vqcodec.limits import QUALITIES
 from vqcodec.prior.arithmetic import Arithmetic, Array, FloatArithmetic, Product
 
 __all__ = ["IntegerPrior", "Layer", "Tables", "Trunk", "clip_activations"]
@@ -33,7 +34,6 @@ ACTIVATION_MAX = 127  # what is multiplied: 8 units of 16 steps, less one step
 FINE = 8  # steps of what is added up, in one of these
 FINE_MAX = FINE * ACTIVATION_MAX
 GATE_MAX = 128  # a, gate and u: 128 steps per unit; a and u stay below 1
-QUALITIES = 101
 EXPONENTS = range(4, 16)
 TABLE_SIZE = 1024
 TABLE_UNIT = 2**20

@@ -20,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vqcodec.config import RATE_BINS, ModelConfig
+from vqcodec.limits import QUALITIES
 
-__all__ = ["QUALITIES", "GatedLayer", "Prior", "Trunk"]
+__all__ = ["GatedLayer", "Prior", "Trunk"]
 
 Taps = tuple[tuple[int, int], ...]
 
@@ -34,7 +35,6 @@ LAYER_TAPS: Taps = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 CONTEXT_TAPS: Taps = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 
 LIMIT = 8.0  # activations stay in [-LIMIT, LIMIT]
-QUALITIES = 101  # q = 0..100
 FEATURES = 6
 EMBEDDING = 16  # width of the level embedding
 HIDDEN = 64  # width of the conditioning network

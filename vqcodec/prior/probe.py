@@ -22,7 +22,7 @@ from vqcodec.prior.wavefront_scan import Step, scan, scan_known
 __all__ = ["probe", "probe_known", "probe_scan"]
 
 ROWS, COLUMNS = 3, 7  # of the coarsest grid: odd, so that products have edges
-QUALITIES = (10, 50, 90)
+PROBE_QUALITIES = (10, 50, 90)
 TOTAL_BITS = 24  # of the sum of a row of frequencies
 
 Grids = list[NDArray[np.int32]]  # (1, h, w, S) per level
@@ -47,7 +47,7 @@ def probe_scan(prior: IntegerPrior, batch: int = 1) -> tuple[str, list[Grids]]:
         height * width * level.slices
         for (height, width), level in zip(shapes, prior.config.levels, strict=True)
     ]
-    for quality in QUALITIES:
+    for quality in PROBE_QUALITIES:
         draw = _Draw(quality, sizes, batch)
         grids = scan(prior, shapes, quality, draw, batch)
         digest.add(draw.seen, grids)
@@ -58,7 +58,7 @@ def probe_scan(prior: IntegerPrior, batch: int = 1) -> tuple[str, list[Grids]]:
 def probe_known(prior: IntegerPrior, drawn: Sequence[Grids], batch: int = 1) -> str:
     """The same hash by `scan_known`, from the grids that `probe_scan` drew."""
     digest = _Digest()
-    for quality, one in zip(QUALITIES, drawn, strict=True):
+    for quality, one in zip(PROBE_QUALITIES, drawn, strict=True):
         grids = [np.repeat(grid, batch, axis=0) for grid in one]
         seen: Seen = [[] for _ in grids]
         for step, _ in scan_known(prior, grids, quality):

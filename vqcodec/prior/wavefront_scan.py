@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.config import RATE_BINS
+from vqcodec.limits import QUALITIES
 from vqcodec.prior.adaptive_counts import AdaptiveCounts
 from vqcodec.prior.arithmetic import Array
 from vqcodec.prior.integer_prior import (
@@ -30,7 +31,6 @@ from vqcodec.prior.integer_prior import (
     FIRST_TAPS,
     GATE_MAX,
     LAYER_TAPS,
-    QUALITIES,
     IntegerPrior,
     clip_activations,
 )

@@ -20,6 +20,7 @@ from vqcodec.config import PRESETS, ModelConfig, Tuning
 from vqcodec.encoder.code_lengths import mixed, single
 from vqcodec.encoder.perception import weights_for
 from vqcodec.errors import ModelError, memory_errors
+from vqcodec.limits import QUALITIES
 from vqcodec.prior.freeze import freeze, thaw, unfrozen
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.probe import probe
@@ -251,7 +252,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
     state.autoencoder.eval()
     crop, count = options.crop * 4 // 3, len(config.levels)
     crop -= crop % config.levels[0].stride
-    worth = torch.tensor([state.quantizer.levels_worth(q) for q in range(101)])
+    worth = torch.tensor([state.quantizer.levels_worth(q) for q in range(QUALITIES)])
     meter = Meter()
     for step in loop:
         quality = spread_quality(options.batch).long()
