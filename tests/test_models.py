@@ -1,8 +1,13 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import GOLDEN
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vqcodec import models
@@ -23,6 +28,51 @@ def test_floats_are_stored_as_fp16_but_for_the_transforms(tiny_weights: dict[str
     assert tensors["autoencoder.klt"].dtype == np.float32
     assert tensors["autoencoder.encoder_in.weight"].dtype == np.float16
     assert tensors["prior.table"].dtype == np.int32
+
+
+SAVE = """
+import sys
+from pathlib import Path
+from vqcodec import models
+source = models.load(sys.argv[1])
+names = sorted(source.tensors, reverse=sys.argv[3] == "reversed")
+training = {"note": "for tests", "results": {"b": 1, "a": 2}}
+if sys.argv[3] == "reversed":
+    training = {"results": {"a": 2, "b": 1}, "note": training["note"]}
+state = {name: source.tensors[name] for name in names}
+models.save(Path(sys.argv[2]), source.config, state, training, "probe")
+"""
+
+
+def test_equal_models_are_equal_files(tmp_path: Path) -> None:
+    written = []
+    for seed, order in (("0", "sorted"), ("1", "sorted"), ("2", "reversed"), ("3", "reversed")):
+        path = tmp_path / f"{seed}.safetensors"
+        words = [sys.executable, "-c", SAVE, GOLDEN / "v0" / "tiny.safetensors", path, order]
+        subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+        written.append(path.read_bytes())
+    assert len(set(written)) == 1
+
+
+def test_the_library_reads_what_is_saved(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {
+        "odd": rng.integers(-128, 128, 13, np.int8),
+        "b.weight": rng.standard_normal((3, 5)).astype(np.float32),
+        "a.weight": rng.standard_normal((2, 1, 7)).astype(np.float16),
+        "empty": np.zeros((0, 4), np.int32),
+    }
+    metadata = {"z": '\u00fc "quoted"', "a": "", "m": "{}"}
+    data = models.serialise(tensors, metadata)
+    size = int.from_bytes(data[:8], "little")
+    assert size % 8 == 0 and data[8 : 8 + size].startswith(b'{"__metadata__":{"a":"","m":')
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(data)
+    with safe_open(path, framework="np") as file:
+        assert file.metadata() == metadata and set(file.keys()) == set(tensors)
+        for name, tensor in tensors.items():
+            found = file.get_tensor(name)
+            assert found.dtype == tensor.dtype and np.array_equal(found, tensor)
 
 
 @pytest.mark.parametrize("name", ["", "no-such-model", "../photo", "/dev/null", "tests"])

@@ -155,6 +155,8 @@ def save(
 ) -> None:
     """Write a weights file in one step; floats as fp16 but for `FULL_PRECISION`.
 
+    Equal arguments give equal bytes, hence one id.
+
     Args:
         state: tensors named `autoencoder.*`, `quantizer.*`, `prior.*`.
         training: what the card says of how it was made; goes into the metadata as JSON.
@@ -163,13 +165,29 @@ def save(
         OSError: the file cannot be written; what was there before stays.
     """
     import numpy as np
-    from safetensors.numpy import save as serialise
 
     tensors = {name: np.ascontiguousarray(_stored(name, t)) for name, t in state.items()}
-    metadata = {"config": config.to_json(), "training": json.dumps(dict(training))}
+    metadata = {"config": config.to_json(), "training": json.dumps(training, sort_keys=True)}
     if probe is not None:
         metadata["probe"] = probe
     write_atomically(path, serialise(tensors, metadata))
+
+
+def serialise(tensors: "dict[str, NDArray[Any]]", metadata: dict[str, str]) -> bytes:
+    """The bytes of a safetensors file, the same for the same tensors and metadata.
+
+    The library writes the metadata in random order, which would give each file another id.
+
+    Source: https://huggingface.co/docs/safetensors (8 bytes: size of the header, little-endian;
+        the header, JSON padded by spaces; the data, whose offsets count from the header's end).
+    """
+    from safetensors.numpy import save as serialise_in_any_order
+
+    data = serialise_in_any_order(tensors, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the data stay aligned
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def _stored(name: str, tensor: "NDArray[Any]") -> "NDArray[Any]":
