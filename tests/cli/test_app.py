@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from vqcodec.cli import console
 from vqcodec.cli.app import app
 from vqcodec.cli.parameters import pixel_limit
 from vqcodec.errors import CorruptChunk, ModelError, RegionError, TargetError
+from vqcodec.options import Callbacks, DecodeOptions, EncodeOptions
 from vqcodec.picture import image
 
 
@@ -34,23 +36,25 @@ class FakeCodec(types.ModuleType):
         super().__init__("vqcodec.codec")
         self.calls: list[dict[str, Any]] = []
 
-    def compress(self, picture: Any, **options: Any) -> bytes:
-        self.calls.append({"picture": picture, **options})
+    def compress_picture(self, picture: Any, options: EncodeOptions, callbacks: Callbacks) -> bytes:
+        self.calls.append({"picture": picture, **asdict(options)})
         read = image.read_picture(picture)
-        options["progress"](0.5)
-        options["notes"]("conversion told")
-        options["found"](50 if options["quality"] is None else options["quality"])
+        callbacks.progress(0.5)
+        callbacks.notes("conversion told")
+        callbacks.found(50 if options.quality is None else options.quality)
         parts = (container.Part(7, 7), container.Part(5, 9))
         return container.pack(
             container.Container(read.width, read.height, 50, b"4 b!", 8, parts, bytes(12))
         )
 
-    def decompress_picture(self, data: bytes, **options: Any) -> image.Picture:
-        self.calls.append(options)
-        parsed = container.parse(data, partial=options["partial"])
+    def decompress_picture(
+        self, data: bytes, options: DecodeOptions, callbacks: Callbacks
+    ) -> image.Picture:
+        self.calls.append(asdict(options))
+        parsed = container.parse(data, partial=options.partial)
         if not parsed.complete:
-            options["notes"]("the file was cut")
-        x, y, width, height = options["region"] or (0, 0, parsed.width, parsed.height)
+            callbacks.notes("the file was cut")
+        x, y, width, height = options.region or (0, 0, parsed.width, parsed.height)
         if x + width > parsed.width or y + height > parsed.height:
             raise RegionError(f"region {x},{y},{width},{height} is not inside")
         return image.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 import vqcodec
 from vqcodec import codec
 from vqcodec.errors import ImageError
+from vqcodec.options import DecodeOptions
 from vqcodec.picture import image, samples
 
 Sides = tuple[tuple[int, ...], tuple[int, ...]]  # colours of the two halves of a picture
@@ -144,7 +145,7 @@ def there_and_back(weights: Weights, source: Any, *suffixes: str, strip: bool = 
     """What `decompress -o out.SUFFIX` writes, for each suffix; and the notes."""
     model, notes = str(weights["residual"]), list[str]()
     data = vqcodec.compress(source, 80, model=model, notes=notes.append, strip=strip)
-    picture = codec.decompress_picture(data, model=model)
+    picture = codec.decompress_picture(data, DecodeOptions(model=model))
     files = [Image.open(io.BytesIO(image.write_picture(picture, suffix))) for suffix in suffixes]
     for file in files:
         file.load()  # of a PNG file, some metadata lies behind the samples

@@ -12,8 +12,8 @@ import typer
 from vqcodec import __version__, files, limits
 from vqcodec.cli.console import Report
 from vqcodec.config import Tuning
-from vqcodec.encoder.rate_control import LEAST, MOST
 from vqcodec.files import STREAM, Job
+from vqcodec.options import LEAST, MOST
 
 __all__ = [
     "Bpp",
