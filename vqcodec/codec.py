@@ -27,8 +27,8 @@ from vqcodec.errors import BitstreamError, ModelError, memory_errors
 from vqcodec.limits import MAX_PIXELS, QUALITIES
 from vqcodec.models import Model
 from vqcodec.networks import windows
-from vqcodec.picture import image, metrics
-from vqcodec.picture.image import Picture
+from vqcodec.picture import metrics, opacity, reading
+from vqcodec.picture.picture import Picture, to_pil
 from vqcodec.prior.arithmetic import FloatArithmetic, fastest_with_torch
 from vqcodec.prior.wavefront_scan import Step, scan
 from vqcodec.resources import trim_heap
@@ -104,14 +104,14 @@ def compress(
     if not 0 <= quality <= 100 or effort not in (0, 1, 2) or (levels is not None and levels < 1):
         raise ValueError(f"quality {quality}, effort {effort} or levels {levels} out of range")
     if isinstance(picture, bytes | str | Path):
-        source = image.read_picture(picture, strip=strip, max_pixels=max_pixels)
+        source = reading.read_picture(picture, strip=strip, max_pixels=max_pixels)
     else:
-        source = image.from_pil(picture, strip=strip, max_pixels=max_pixels)
+        source = reading.from_pil(picture, strip=strip, max_pixels=max_pixels)
     if notes:
         for note in source.notes:
             notes(note)
     loaded = models.load(model)
-    chunks = [(ALPHA, image.encode_alpha(source.alpha) if source.alpha is not None else None)]
+    chunks = [(ALPHA, opacity.encode(source.alpha) if source.alpha is not None else None)]
     chunks += [(ICC, source.icc), (EXIF, source.exif), (XMP, source.xmp)]
     encode = partial(_compress, loaded, source, chunks, effort, levels)
     if goal:
@@ -201,7 +201,7 @@ def decompress(
         RegionError: the region is not inside the picture.
         ValueError: levels below 1.
     """
-    return image.to_pil(
+    return to_pil(
         decompress_picture(
             data,
             levels=levels,
@@ -258,7 +258,7 @@ def decompress_picture(
     rgb = _decode(found.model, found.grids, parsed.quality, parsed.height, parsed.width, box)
     alpha = None
     if (data_of_alpha := parsed.chunk(ALPHA)) is not None:
-        alpha = image.decode_alpha(data_of_alpha, parsed.width, parsed.height)
+        alpha = opacity.decode(data_of_alpha, parsed.width, parsed.height)
         alpha = alpha[box.top : box.bottom, box.left : box.right]
         alpha = None if (alpha == 255).all() else alpha  # a part may be opaque where others are not
     if parsed.grey:
@@ -310,7 +310,7 @@ def verify(
     )
     parsed = found.container
     if (alpha := parsed.chunk(ALPHA)) is not None:
-        image.decode_alpha(alpha, parsed.width, parsed.height)
+        opacity.decode(alpha, parsed.width, parsed.height)
 
 
 @memory_errors()
@@ -352,7 +352,7 @@ def sample(
     pictures, box = [], Tile(0, 0, 0, size[1], size[0])
     for row in range(count):
         rgb = _decode(loaded, [grid[row] for grid in grids], quality, size[1], size[0], box)
-        pictures.append(image.to_pil(Picture(rgb=rgb)))
+        pictures.append(to_pil(Picture(rgb=rgb)))
     return pictures
 
 

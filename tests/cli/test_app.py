@@ -24,7 +24,8 @@ from vqcodec.cli import console
 from vqcodec.cli.app import app
 from vqcodec.cli.parameters import pixel_limit
 from vqcodec.errors import CorruptChunk, ModelError, RegionError, TargetError
-from vqcodec.picture import image
+from vqcodec.picture import reading
+from vqcodec.picture.picture import Picture
 
 
 class FakeCodec(types.ModuleType):
@@ -36,7 +37,7 @@ class FakeCodec(types.ModuleType):
 
     def compress(self, picture: Any, **options: Any) -> bytes:
         self.calls.append({"picture": picture, **options})
-        read = image.read_picture(picture)
+        read = reading.read_picture(picture)
         options["progress"](0.5)
         options["notes"]("conversion told")
         options["found"](50 if options["quality"] is None else options["quality"])
@@ -45,7 +46,7 @@ class FakeCodec(types.ModuleType):
             container.Container(read.width, read.height, 50, b"4 b!", 8, parts, bytes(12))
         )
 
-    def decompress_picture(self, data: bytes, **options: Any) -> image.Picture:
+    def decompress_picture(self, data: bytes, **options: Any) -> Picture:
         self.calls.append(options)
         parsed = container.parse(data, partial=options["partial"])
         if not parsed.complete:
@@ -53,7 +54,7 @@ class FakeCodec(types.ModuleType):
         x, y, width, height = options["region"] or (0, 0, parsed.width, parsed.height)
         if x + width > parsed.width or y + height > parsed.height:
             raise RegionError(f"region {x},{y},{width},{height} is not inside")
-        return image.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
+        return reading.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
 
     def verify(self, data: bytes, model: str | None = None, **options: Any) -> None:
         container.parse(data, max_pixels=options["max_pixels"])
@@ -265,7 +266,7 @@ def test_streams(codec: FakeCodec) -> None:
 def test_metadata_that_a_format_has_no_place_for_is_told(
     codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = image.Picture(np.zeros((2, 3, 3), np.uint8), icc=b"a profile of some kind")
+    kept = Picture(np.zeros((2, 3, 3), np.uint8), icc=b"a profile of some kind")
     monkeypatch.setattr(codec, "decompress_picture", lambda *_, **__: kept)
     result = run("decompress", vqc("a.vqc"), "-o", "b.bmp")
     assert (result.exit_code, result.stderr.strip()) == (
