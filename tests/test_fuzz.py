@@ -29,7 +29,7 @@ from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Container, Part
 from vqcodec.decoder import grids
 from vqcodec.errors import CorruptChunk, ImageError, ModelError, VqcodecError
-from vqcodec.picture import image
+from vqcodec.picture import reading
 from vqcodec.training.drawings import draw
 
 CASES = int(os.environ.get("VQCODEC_FUZZ_CASES", "10000"))
@@ -500,7 +500,7 @@ def test_damaged_pictures_are_refused_or_read() -> None:
         if data.startswith(b"\x89PNG") and rng.random() < 0.7:
             data = _png_repaired(data)
         with soon(number), suppress(ImageError):
-            picture = image.read_picture(data, max_pixels=limit)
+            picture = reading.read_picture(data, max_pixels=limit)
             assert picture.rgb.dtype == np.uint8 and picture.rgb.shape[2] == 3
             assert 0 < picture.width * picture.height <= limit
             assert picture.alpha is None or picture.alpha.shape == picture.rgb.shape[:2]

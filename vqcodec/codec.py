@@ -31,8 +31,8 @@ from vqcodec.errors import BitstreamError, ModelError, memory_errors
 from vqcodec.files import read_vqc
 from vqcodec.limits import MAX_PIXELS
 from vqcodec.options import Callbacks, DecodeOptions, EncodeOptions, SampleOptions
-from vqcodec.picture import image
-from vqcodec.picture.image import Picture
+from vqcodec.picture import opacity, reading
+from vqcodec.picture.picture import Picture, to_pil
 from vqcodec.prior.arithmetic import FloatArithmetic
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ def compress_picture(
 ) -> bytes:
     """`compress` with its options as one object."""
     if isinstance(picture, bytes | str | os.PathLike):
-        source = image.read_picture(picture, strip=options.strip, max_pixels=options.max_pixels)
+        source = reading.read_picture(picture, strip=options.strip, max_pixels=options.max_pixels)
     else:
-        source = image.from_pil(picture, strip=options.strip, max_pixels=options.max_pixels)
+        source = reading.from_pil(picture, strip=options.strip, max_pixels=options.max_pixels)
     for note in source.notes:
         callbacks.notes(note)
     model = options.model or models.TUNED[options.tune or "psnr"]
@@ -160,7 +160,7 @@ def decompress(
     """
     options = DecodeOptions(levels, region, partial, model, max_pixels, workers)
     callbacks = Callbacks.given(notes, progress=progress)
-    return image.to_pil(decompress_picture(data, options, callbacks))
+    return to_pil(decompress_picture(data, options, callbacks))
 
 
 @memory_errors()
@@ -216,13 +216,13 @@ def sample(
         TypeError, ValueError: an option has the wrong type or is out of range.
     """
     options = SampleOptions(count, seed, temperature, top_p, size, quality, model)
-    return [image.to_pil(picture) for picture in sampling.draw_pictures(options)]
+    return [to_pil(picture) for picture in sampling.draw_pictures(options)]
 
 
 def _verify(data: bytes, options: DecodeOptions) -> None:
     parsed = read_grids(data, options, arithmetic=FloatArithmetic).container
     if (alpha := parsed.chunk(ALPHA)) is not None:
-        image.decode_alpha(alpha, parsed.width, parsed.height)
+        opacity.decode(alpha, parsed.width, parsed.height)
 
 
 def _bytes_of(data: FileSource) -> bytes:

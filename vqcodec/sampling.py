@@ -11,7 +11,7 @@ from vqcodec import models
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.decoder.decode import decode_grids
 from vqcodec.options import SampleOptions
-from vqcodec.picture.image import Picture
+from vqcodec.picture.picture import Picture
 from vqcodec.prior.wavefront_scan import Step, scan
 
 __all__ = ["draw_pictures"]

@@ -26,7 +26,8 @@ from vqcodec.cli.app import app
 from vqcodec.cli.parameters import pixel_limit
 from vqcodec.errors import CorruptChunk, ModelError, RegionError, TargetError
 from vqcodec.options import Callbacks, DecodeOptions, EncodeOptions
-from vqcodec.picture import image
+from vqcodec.picture import reading
+from vqcodec.picture.picture import Picture
 
 
 class FakeCodec(types.ModuleType):
@@ -38,7 +39,7 @@ class FakeCodec(types.ModuleType):
 
     def compress_picture(self, picture: Any, options: EncodeOptions, callbacks: Callbacks) -> bytes:
         self.calls.append({"picture": picture, **asdict(options)})
-        read = image.read_picture(picture)
+        read = reading.read_picture(picture)
         callbacks.progress(0.5)
         callbacks.notes("conversion told")
         callbacks.found(50 if options.quality is None else options.quality)
@@ -49,7 +50,7 @@ class FakeCodec(types.ModuleType):
 
     def decompress_picture(
         self, data: bytes, options: DecodeOptions, callbacks: Callbacks
-    ) -> image.Picture:
+    ) -> Picture:
         self.calls.append(asdict(options))
         parsed = container.parse(data, partial=options.partial)
         if not parsed.complete:
@@ -57,7 +58,7 @@ class FakeCodec(types.ModuleType):
         x, y, width, height = options.region or (0, 0, parsed.width, parsed.height)
         if x + width > parsed.width or y + height > parsed.height:
             raise RegionError(f"region {x},{y},{width},{height} is not inside")
-        return image.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
+        return reading.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
 
     def verify(self, data: bytes, model: str | None = None, **options: Any) -> None:
         container.parse(data, max_pixels=options["max_pixels"])
@@ -269,7 +270,7 @@ def test_streams(codec: FakeCodec) -> None:
 def test_metadata_that_a_format_has_no_place_for_is_told(
     codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = image.Picture(np.zeros((2, 3, 3), np.uint8), icc=b"a profile of some kind")
+    kept = Picture(np.zeros((2, 3, 3), np.uint8), icc=b"a profile of some kind")
     monkeypatch.setattr(codec, "decompress_picture", lambda *_, **__: kept)
     result = run("decompress", vqc("a.vqc"), "-o", "b.bmp")
     assert (result.exit_code, result.stderr.strip()) == (

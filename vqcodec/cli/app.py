@@ -198,14 +198,14 @@ def decompress(
 
     def work(job: Job, advance: Advance) -> None:
         from vqcodec import codec
-        from vqcodec.picture import image
+        from vqcodec.picture import writing
 
         start = time.perf_counter()
         data = files.read_vqc(job.source)
         callbacks = Callbacks(functools.partial(report.note, job.source), progress=advance)
         picture = codec.decompress_picture(data, options, callbacks)
-        written = image.write_picture(picture, suffix)
-        if lost := image.left_out(picture, suffix):
+        written = writing.write_picture(picture, suffix)
+        if lost := writing.left_out(picture, suffix):
             report.note(job.source, lost)
         files.write(job.target, written, force, job.new_folders)
         report.done(
@@ -365,7 +365,7 @@ def sample(
     files.check_target(output, force)
     from vqcodec import codec
     from vqcodec.cli.contact_sheet import contact_sheet
-    from vqcodec.picture import image
+    from vqcodec.picture import reading, writing
 
     pictures = codec.sample(
         count,
@@ -376,8 +376,8 @@ def sample(
         quality=quality,
         model=model,
     )
-    sheet = image.from_pil(contact_sheet(pictures))
-    files.write(output, image.write_picture(sheet, suffix), force)
+    sheet = reading.from_pil(contact_sheet(pictures))
+    files.write(output, writing.write_picture(sheet, suffix), force)
 
 
 @app.command()

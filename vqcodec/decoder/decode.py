@@ -13,8 +13,8 @@ from vqcodec.decoder.grids import Grids, box_of, read_grids
 from vqcodec.models import Model
 from vqcodec.networks import windows
 from vqcodec.options import Callbacks, DecodeOptions
-from vqcodec.picture import image
-from vqcodec.picture.image import Picture
+from vqcodec.picture import opacity
+from vqcodec.picture.picture import Picture
 from vqcodec.prior.arithmetic import fastest_with_torch
 
 __all__ = ["decode_grids", "decode_picture"]
@@ -47,7 +47,7 @@ def decode_picture(data: bytes, options: DecodeOptions, callbacks: Callbacks) ->
         _make_grey(rgb)
     alpha = None
     if (data_of_alpha := parsed.chunk(ALPHA)) is not None:
-        alpha = image.decode_alpha(data_of_alpha, parsed.width, parsed.height)
+        alpha = opacity.decode(data_of_alpha, parsed.width, parsed.height)
         alpha = alpha[box.top : box.bottom, box.left : box.right]
         alpha = None if (alpha == 255).all() else alpha  # a part may be opaque where others are not
     return Picture(

@@ -12,8 +12,8 @@ from vqcodec.encoder.rate_control import Goal, reach
 from vqcodec.encoder.tile import write_tile
 from vqcodec.models import Model
 from vqcodec.options import Callbacks, EncodeOptions
-from vqcodec.picture import image, metrics
-from vqcodec.picture.image import Picture
+from vqcodec.picture import metrics, opacity
+from vqcodec.picture.picture import Picture
 from vqcodec.resources import trim_heap
 
 __all__ = ["Encoder"]
@@ -100,7 +100,7 @@ class Encoder:
 
 def _chunks(picture: Picture) -> Iterator[tuple[bytes, bytes]]:
     if picture.alpha is not None:
-        yield ALPHA, image.encode_alpha(picture.alpha)
+        yield ALPHA, opacity.encode(picture.alpha)
     for kind, data in ((ICC, picture.icc), (EXIF, picture.exif), (XMP, picture.xmp)):
         if data is not None:
             yield kind, data

@@ -18,7 +18,7 @@ from vqcodec.evaluation.baselines import BASELINES
 from vqcodec.evaluation.bdrate import Curve, bd_rate
 from vqcodec.files import PICTURES
 from vqcodec.options import DecodeOptions
-from vqcodec.picture import image
+from vqcodec.picture import reading
 from vqcodec.picture.metrics import UInt8, installed, ms_ssim, ms_ssim_db, psnr_db
 
 __all__ = [
@@ -231,7 +231,7 @@ def _entrants(options: Options) -> list[Entrant]:
 
 
 def _read(file: bytes | Path) -> UInt8:
-    return image.read_picture(file, strip=True).rgb
+    return reading.read_picture(file, strip=True).rgb
 
 
 def _warm_up(entrant: Entrant) -> None:
