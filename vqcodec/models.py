@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from vqcodec.bitstream.container import MODEL_ID_BYTES
 from vqcodec.config import RATE_BINS, ModelConfig, Tuning
 from vqcodec.errors import ModelError
+from vqcodec.files import write_atomically
 
 if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
     from numpy.typing import NDArray
@@ -158,18 +159,17 @@ def save(
         state: tensors named `autoencoder.*`, `quantizer.*`, `prior.*`.
         training: what the card says of how it was made; goes into the metadata as JSON.
         probe: what `probe.probe` gives for the prior, for `vqcodec doctor`.
+    Raises:
+        OSError: the file cannot be written; what was there before stays.
     """
     import numpy as np
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialise
 
     tensors = {name: np.ascontiguousarray(_stored(name, t)) for name, t in state.items()}
     metadata = {"config": config.to_json(), "training": json.dumps(dict(training))}
     if probe is not None:
         metadata["probe"] = probe
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata=metadata)
-    partial.chmod(0o644)  # safetensors writes for the owner alone
-    partial.replace(path)
+    write_atomically(path, serialise(tensors, metadata))
 
 
 def _stored(name: str, tensor: "NDArray[Any]") -> "NDArray[Any]":
