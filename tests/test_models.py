@@ -1,7 +1,10 @@
 import os
+import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -13,6 +16,9 @@ from safetensors.torch import save_file
 from vqcodec import models
 from vqcodec.config import TUNES, Tuning
 from vqcodec.errors import ModelError
+from vqcodec.networks.model import hash_file
+
+TINY_WEIGHTS = GOLDEN / "v0" / "tiny.safetensors"
 
 
 def test_a_saved_model_loads(tiny_weights: dict[str, Path]) -> None:
@@ -48,7 +54,7 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
     written = []
     for seed, order in (("0", "sorted"), ("1", "sorted"), ("2", "reversed"), ("3", "reversed")):
         path = tmp_path / f"{seed}.safetensors"
-        words = [sys.executable, "-c", SAVE, GOLDEN / "v0" / "tiny.safetensors", path, order]
+        words = [sys.executable, "-c", SAVE, TINY_WEIGHTS, path, order]
         subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
         written.append(path.read_bytes())
     assert len(set(written)) == 1
@@ -117,7 +123,7 @@ def test_weights_without_a_tensor_are_refused(
 
 
 def test_shipped_models_fit_their_budget() -> None:
-    cards = models.models()
+    cards = models.cards()
     assert {card.name for card in cards} == set(models.TUNED.values())
     for card in cards:
         assert card.num_bytes <= 32 * 2**20
@@ -127,3 +133,38 @@ def test_shipped_models_fit_their_budget() -> None:
 @pytest.mark.parametrize("tune", TUNES)
 def test_every_tune_has_a_model_that_is_tuned_so(tune: Tuning) -> None:
     assert models.load(models.TUNED[tune]).config.tune == tune
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(TINY_WEIGHTS, path)
+    return path
+
+
+def test_threads_that_load_at_once_get_the_same_model(tmp_path: Path) -> None:
+    path, count = put(tmp_path / "a.safetensors"), 8
+    start = Barrier(count)
+
+    def load(_: int) -> list[np.ndarray]:
+        start.wait()
+        model = models.load(str(path))
+        prior, network, quantizer = model.prior, model.autoencoder, model.quantizer
+        codes = [p.numpy() for p in (*network.parameters(), *quantizer.buffers())]
+        return [*model.tensors.values(), prior.table, *codes]
+
+    with ThreadPoolExecutor(count) as pool:
+        first, *others = pool.map(load, range(count))
+    for other in others:
+        assert all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_names_are_found_without_numpy() -> None:
+    code = """
+import sys
+from vqcodec import models
+assert models.name_of(bytes.fromhex(sys.argv[1])) == "photo"
+sys.exit("numpy" in sys.modules)
+"""
+    model_id = hash_file(models.shipped()["photo"]).hex()
+    words = [sys.executable, "-c", code, model_id]
+    assert subprocess.run(words, check=False).returncode == 0
