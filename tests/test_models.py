@@ -141,6 +141,23 @@ def put(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("note", ["for the TESTS", "a note that fills more than the padding"])
+def test_a_file_replaced_within_the_resolution_of_time_is_read_again(
+    tmp_path: Path, note: str
+) -> None:
+    path = put(tmp_path / "a.safetensors")
+    first, status = models.load(str(path)), path.stat()
+    training = {**first.training, "note": note}
+    models.save(tmp_path / "b.safetensors", first.config, first.tensors, training)
+    if len(note) == len(first.training["note"]):  # by another file, whose size may be the same
+        (tmp_path / "b.safetensors").replace(path)
+    else:  # in place
+        path.write_bytes((tmp_path / "b.safetensors").read_bytes())
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    second = models.load(str(path))
+    assert second.training["note"] == note and second.model_id != first.model_id
+
+
 def test_threads_that_load_at_once_get_the_same_model(tmp_path: Path) -> None:
     path, count = put(tmp_path / "a.safetensors"), 8
     start = Barrier(count)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vqcodec.config import ModelConfig, Tuning
 from vqcodec.errors import ModelError
 from vqcodec.files import write_atomically
-from vqcodec.networks.model import Metadata, Model, hash_file, time_of
+from vqcodec.networks.model import Metadata, Model, Version, hash_file, version_of
 
 if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
     from numpy.typing import NDArray
@@ -113,7 +113,7 @@ def shipped() -> dict[str, Path]:
 
 
 @lru_cache(maxsize=4)
-def _load(path: Path, mtime_ns: int) -> Model:
+def _load(path: Path, version: Version) -> Model:
     return Model(path)
 
 
@@ -124,7 +124,7 @@ def load(name: str) -> Model:
         ModelError: there is none, or it is damaged.
     """
     path = _path(name)
-    return _load(path.resolve(), time_of(path))
+    return _load(path.resolve(), version_of(path))
 
 
 def _path(name: str) -> Path:

@@ -23,7 +23,9 @@ if TYPE_CHECKING:  # `info` asks for names only, and should not wait for NumPy
     from vqcodec.prior.arithmetic import Arithmetic
     from vqcodec.prior.integer_prior import IntegerPrior
 
-__all__ = ["Metadata", "Model", "hash_file", "least_numbers", "time_of"]
+__all__ = ["Metadata", "Model", "Version", "hash_file", "least_numbers", "version_of"]
+
+Version = tuple[int, int, int]
 
 # What reading a weights file may raise; the last three are for number types that NumPy lacks and
 # for JSON that is nested without end.
@@ -180,16 +182,23 @@ def least_numbers(config: ModelConfig) -> int:
     return total
 
 
-def time_of(path: Path) -> int:
-    """When a file was written last, in ns; ModelError if there is none."""
+def version_of(path: Path) -> Version:
+    """What changes when a file is replaced or rewritten, as the key of what was read from it.
+
+    The time alone is not enough: some file systems keep it in steps of two seconds.
+
+    Raises:
+        ModelError: there is no such file.
+    """
     try:
-        return path.stat().st_mtime_ns
+        status = path.stat()
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 @lru_cache(maxsize=32)
-def _hash(path: Path, mtime_ns: int) -> bytes:
+def _hash(path: Path, version: Version) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()[:MODEL_ID_BYTES]
 
 
@@ -199,8 +208,8 @@ def hash_file(path: Path) -> bytes:
     Raises:
         ModelError: it cannot be read.
     """
-    mtime_ns = time_of(path)
+    version = version_of(path)
     try:
-        return _hash(path.resolve(), mtime_ns)
+        return _hash(path.resolve(), version)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from error
