@@ -135,10 +135,57 @@ def test_every_tune_has_a_model_that_is_tuned_so(tune: Tuning) -> None:
     assert models.load(models.TUNED[tune]).config.tune == tune
 
 
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a package without weights, in a folder of other packages."""
+    folder = tmp_path / "vqcodec"
+    folder.mkdir()
+    monkeypatch.setattr(models, "PACKAGE", folder)
+    return folder
+
+
 def put(path: Path) -> Path:
     path.parent.mkdir(exist_ok=True)
     shutil.copy(TINY_WEIGHTS, path)
     return path
+
+
+def test_strangers_beside_an_installed_package_are_not_ours(package: Path) -> None:
+    put(package.parent / "weights" / "stranger.safetensors")
+    assert models.shipped() == {}
+    own = put(package / "weights" / "own.safetensors")
+    (package.parent / "pyproject.toml").touch()  # even so
+    assert models.shipped() == {"own": own}
+
+
+def test_a_checkout_has_its_weights_beside_the_package(package: Path) -> None:
+    (package.parent / "pyproject.toml").touch()
+    path = put(package.parent / "weights" / "tiny.safetensors")
+    assert models.shipped() == {"tiny": path}
+
+
+def test_files_that_cannot_be_read_do_not_hide_the_others(package: Path) -> None:
+    tiny = put(package / "weights" / "tiny.safetensors")
+    (tiny.parent / "a-folder.safetensors").mkdir()
+    (tiny.parent / "junk.safetensors").write_bytes(b"junk")
+    save_file({"x": torch.zeros(2)}, tiny.parent / "other.safetensors")
+    save_file({}, tiny.parent / "list.safetensors", {"config": "[]", "training": "[]"})
+    found = {card.name: card for card in models.cards()}
+    assert set(found) == {"junk", "list", "other", "tiny"}
+    assert found["tiny"].note == "for the tests" and found["tiny"].model_id
+    for name in ("junk", "list", "other"):
+        assert found[name].note.startswith("cannot be read: ") and not found[name].model_id
+    model_id = bytes.fromhex(found["tiny"].model_id)
+    assert models.name_of(model_id) == "tiny" and models.find(model_id).path == tiny
+
+
+def test_files_that_vanish_do_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {"gone": tmp_path / "gone.safetensors", "tiny": TINY_WEIGHTS}
+    monkeypatch.setattr(models, "shipped", lambda: names)
+    assert models.name_of(hash_file(TINY_WEIGHTS)) == "tiny"
+    assert [card.note for card in models.cards()][1] == "for the tests"
 
 
 @pytest.mark.parametrize("note", ["for the TESTS", "a note that fills more than the padding"])

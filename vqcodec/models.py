@@ -7,6 +7,7 @@ metadata. A `.vqc` file names its model by the first 4 bytes of the SHA-256 of t
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -37,18 +38,21 @@ PACKAGE = Path(__file__).parent
 # The shipped model for each tune.
 TUNED: dict[Tuning, str] = {"psnr": "photo", "ssim": "photo-ssim"}
 
-FOLDERS = (PACKAGE / "weights", PACKAGE.parent / "weights")  # in a wheel; in a checkout
-
 # Stored in full precision, since everything after them relies on their being orthonormal.
 FULL_PRECISION = ("klt", "sigma", "projection")
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a user is told about a weights file."""
+    """What a user is told about a weights file.
+
+    Attributes:
+        model_id: 8 hexadecimal digits; none if the file cannot be read.
+        note: on its training; of a file that cannot be read, why.
+    """
 
     name: str
-    model_id: str  # 8 hexadecimal digits
+    model_id: str
     num_bytes: int
     path: str
     note: str
@@ -105,11 +109,18 @@ def _stored(name: str, tensor: "NDArray[Any]") -> "NDArray[Any]":
 
 def shipped() -> dict[str, Path]:
     """Name -> weights file of every model that came with the package."""
-    found: dict[str, Path] = {}
-    for folder in FOLDERS:
-        for path in sorted(folder.glob("*.safetensors")):
-            found.setdefault(path.stem, path)
-    return found
+    paths = sorted(_folder().glob("*.safetensors"))
+    return {path.stem: path for path in paths if path.is_file()}
+
+
+def _folder() -> Path:
+    """Where the shipped models are: in the package, or beside it in a checkout.
+
+    The folder beside an installed package is anyone's.
+    """
+    inside, beside = PACKAGE / "weights", PACKAGE.parent / "weights"
+    is_checkout = not inside.is_dir() and (PACKAGE.parent / "pyproject.toml").is_file()
+    return beside if is_checkout else inside
 
 
 @lru_cache(maxsize=4)
@@ -156,16 +167,20 @@ def find(model_id: bytes, name: str | None = None) -> Model:
 def name_of(model_id: bytes) -> str | None:
     """Name of a shipped model, without loading it."""
     for name, path in shipped().items():
-        if hash_file(path) == model_id:
-            return name
+        with suppress(ModelError):  # a file that cannot be read does not hide those after it
+            if hash_file(path) == model_id:
+                return name
     return None
 
 
 def cards() -> list[ModelCard]:
-    """Cards of all shipped models."""
+    """Cards of all shipped models; a file that cannot be read has one that says so."""
     return [_card(name, path) for name, path in shipped().items()]
 
 
 def _card(name: str, path: Path) -> ModelCard:
-    note = str(Metadata.read(path).training.get("note", ""))
-    return ModelCard(name, hash_file(path).hex(), path.stat().st_size, str(path), note)
+    try:
+        note = str(Metadata.read(path).training.get("note", ""))
+        return ModelCard(name, hash_file(path).hex(), path.stat().st_size, str(path), note)
+    except (ModelError, OSError) as error:
+        return ModelCard(name, "", 0, str(path), f"cannot be read: {error}")
