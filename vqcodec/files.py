@@ -1,5 +1,6 @@
 """Which files to read, where their results go, and writing these whole or not at all."""
 
+import contextlib
 import errno
 import os
 import secrets
@@ -20,6 +21,7 @@ __all__ = [
     "plan",
     "read_vqc",
     "write",
+    "write_atomically",
 ]
 
 STREAM = "-"  # standard input as a source, standard output as a target
@@ -225,14 +227,25 @@ def write(target: str, data: bytes, force: bool, new_folders: bool = False) -> N
     else:
         if new_folders:
             os.makedirs(os.path.dirname(target) or os.curdir, exist_ok=True)
-        target = os.path.realpath(target)  # a link stays, what it names is replaced
-        _write_atomically(target, data, force)
+        write_atomically(target, data, replace=force)
 
 
-def _write_atomically(target: str, data: bytes, force: bool) -> None:
+def write_atomically(path: str | Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a regular file so that it appears whole or not at all, even if the power fails.
+
+    A file that is replaced passes on its permissions. A link stays; what it names is written.
+
+    Args:
+        replace: a file that has the name already gives way; otherwise it is kept.
+    Raises:
+        FileExistsError: the name is taken, and not `replace`.
+        OSError: the file cannot be written, with `path` as its name. No partial file is left.
+    """
+    target = os.path.realpath(path)
+    folder = os.path.dirname(target)
     # In the same folder, since renaming is atomic only within a file system. A short name of its
     # own, since a long one may not take more letters. O_EXCL with 0o666 heeds the umask.
-    temporary = os.path.join(os.path.dirname(target), f".vqcodec-{secrets.token_hex(6)}.tmp")
+    temporary = os.path.join(folder, f".vqcodec-{secrets.token_hex(6)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(temporary, flags, 0o666), "wb") as file:
@@ -241,14 +254,25 @@ def _write_atomically(target: str, data: bytes, force: bool) -> None:
             os.fsync(file.fileno())  # else a power cut may leave the new name with no contents
         if os.path.exists(target):
             os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-        if force or not _give_name(temporary, target):
+        if replace or not _give_name(temporary, target):
             os.replace(temporary, target)
     except BaseException as error:  # Ctrl-C too must leave nothing
         if os.path.lexists(temporary):
             os.unlink(temporary)
         if isinstance(error, OSError):
-            raise _error(error.errno or 0, error.strerror or str(error), target) from error
+            raise _error(error.errno or 0, error.strerror or str(error), str(path)) from error
         raise
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Put a folder's new names on disk, where the system can (Windows cannot open folders)."""
+    with contextlib.suppress(OSError):  # the file is whole, under its old name or its new one
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _give_name(temporary: str, target: str) -> bool:

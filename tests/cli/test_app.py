@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from vqcodec.cli import console
 from vqcodec.cli.app import app
 from vqcodec.cli.parameters import pixel_limit
 from vqcodec.errors import CorruptChunk, ModelError, RegionError, TargetError
-from vqcodec.picture import image
+from vqcodec.options import Callbacks, DecodeOptions, EncodeOptions
+from vqcodec.picture import reading
+from vqcodec.picture.picture import Picture
 
 
 class FakeCodec(types.ModuleType):
@@ -34,26 +37,28 @@ class FakeCodec(types.ModuleType):
         super().__init__("vqcodec.codec")
         self.calls: list[dict[str, Any]] = []
 
-    def compress(self, picture: Any, **options: Any) -> bytes:
-        self.calls.append({"picture": picture, **options})
-        read = image.read_picture(picture)
-        options["progress"](0.5)
-        options["notes"]("conversion told")
-        options["found"](50 if options["quality"] is None else options["quality"])
+    def compress_picture(self, picture: Any, options: EncodeOptions, callbacks: Callbacks) -> bytes:
+        self.calls.append({"picture": picture, **asdict(options)})
+        read = reading.read_picture(picture)
+        callbacks.progress(0.5)
+        callbacks.notes("conversion told")
+        callbacks.found(50 if options.quality is None else options.quality)
         parts = (container.Part(7, 7), container.Part(5, 9))
         return container.pack(
             container.Container(read.width, read.height, 50, b"4 b!", 8, parts, bytes(12))
         )
 
-    def decompress_picture(self, data: bytes, **options: Any) -> image.Picture:
-        self.calls.append(options)
-        parsed = container.parse(data, partial=options["partial"])
+    def decompress_picture(
+        self, data: bytes, options: DecodeOptions, callbacks: Callbacks
+    ) -> Picture:
+        self.calls.append(asdict(options))
+        parsed = container.parse(data, partial=options.partial)
         if not parsed.complete:
-            options["notes"]("the file was cut")
-        x, y, width, height = options["region"] or (0, 0, parsed.width, parsed.height)
+            callbacks.notes("the file was cut")
+        x, y, width, height = options.region or (0, 0, parsed.width, parsed.height)
         if x + width > parsed.width or y + height > parsed.height:
             raise RegionError(f"region {x},{y},{width},{height} is not inside")
-        return image.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
+        return reading.from_pil(Image.new("RGB", (width, height), (1, 2, 3)))
 
     def verify(self, data: bytes, model: str | None = None, **options: Any) -> None:
         container.parse(data, max_pixels=options["max_pixels"])
@@ -265,7 +270,7 @@ def test_streams(codec: FakeCodec) -> None:
 def test_metadata_that_a_format_has_no_place_for_is_told(
     codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = image.Picture(np.zeros((2, 3, 3), np.uint8), icc=b"a profile of some kind")
+    kept = Picture(np.zeros((2, 3, 3), np.uint8), icc=b"a profile of some kind")
     monkeypatch.setattr(codec, "decompress_picture", lambda *_, **__: kept)
     result = run("decompress", vqc("a.vqc"), "-o", "b.bmp")
     assert (result.exit_code, result.stderr.strip()) == (
@@ -639,7 +644,7 @@ def test_models_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     from vqcodec import models
 
     card = models.ModelCard("photo", "0123abcd", 12345, "p", "for photographs")
-    monkeypatch.setattr(models, "models", lambda: [card])
+    monkeypatch.setattr(models, "cards", lambda: [card])
     assert "photo  0123abcd       12345  for photographs" in run("models").stdout
     assert json.loads(run("models", "--json").stdout)["model_id"] == "0123abcd"
 

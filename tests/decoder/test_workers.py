@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import read_grids
 from PIL import Image
 
 from vqcodec import codec
 from vqcodec.bitstream import container
 from vqcodec.bitstream.tiles import Tile, split
 from vqcodec.decoder import workers as readers
-from vqcodec.decoder.grids import read_grids
 from vqcodec.decoder.workers import Reader, read_tiles, serve
 from vqcodec.errors import CorruptChunk
 from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, fastest_with_torch
@@ -214,7 +214,6 @@ def test_workers_end_with_the_process_that_started_them(
     path.write_bytes(data)
     code = f"""
 import sys, time
-from vqcodec.decoder.grids import read_grids
 def wait(share):
     if share == 0.5:
         print("begun", flush=True)

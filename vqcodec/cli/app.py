@@ -3,6 +3,7 @@
 Nothing here imports torch or NumPy before a command needs it: `--help` and `info` answer at once.
 """
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -56,6 +57,7 @@ from vqcodec.cli.parameters import (
 )
 from vqcodec.config import Tuning
 from vqcodec.files import PICTURES, STREAM, Job
+from vqcodec.options import Callbacks, DecodeOptions, EncodeOptions
 
 __all__ = ["app"]
 
@@ -122,7 +124,20 @@ def compress(
     """
     one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
     one_of(tune=tune, model=model)
-    limit = pixel_limit(max_pixels, max_memory)
+    options = EncodeOptions(
+        quality=quality,
+        bpp=bpp,
+        size=size,
+        psnr=psnr,
+        effort=effort,
+        levels=levels,
+        tune=tune,
+        model=model,
+        strip=strip,
+        check=check,
+        max_pixels=pixel_limit(max_pixels, max_memory),
+        workers=workers,
+    )
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
 
@@ -132,28 +147,15 @@ def compress(
         start = time.perf_counter()
         found: list[float] = []
         before = os.path.getsize(job.source) if files.identity(job.source) else None
-        data = codec.compress(
+        data = codec.compress_picture(
             files.read_stdin() if job.source == STREAM else job.source,
-            quality=quality,
-            bpp=bpp,
-            size=size,
-            psnr=psnr,
-            effort=effort,
-            levels=levels,
-            tune=tune,
-            model=model,
-            strip=strip,
-            check=check,
-            max_pixels=limit,
-            workers=workers,
-            notes=lambda text: report.note(job.source, text),
-            found=found.append,
-            progress=advance,
+            options,
+            Callbacks(functools.partial(report.note, job.source), found.append, advance),
         )
         files.write(job.target, data, force, job.new_folders)
         if before is not None and before < len(data):
             report.note(job.source, f"the result is larger: {len(data)} bytes, not {before}")
-        fields = describe_file(data, limit) | {"quality": found[0]}
+        fields = describe_file(data, options.max_pixels) | {"quality": found[0]}
         report.done(
             job,
             f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp, quality {found[0]:g}",
@@ -183,36 +185,33 @@ def decompress(
 ) -> None:
     """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
     suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
-    box = parse_region(region) if region is not None else None
-    limit = pixel_limit(max_pixels, max_memory)
+    options = DecodeOptions(
+        levels=levels,
+        region=parse_region(region) if region is not None else None,
+        partial=partial,
+        model=model,
+        max_pixels=pixel_limit(max_pixels, max_memory),
+        workers=workers,
+    )
     report = Report(as_json)
     jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
 
     def work(job: Job, advance: Advance) -> None:
         from vqcodec import codec
-        from vqcodec.picture import image
+        from vqcodec.picture import writing
 
         start = time.perf_counter()
         data = files.read_vqc(job.source)
-        picture = codec.decompress_picture(
-            data,
-            levels=levels,
-            region=box,
-            partial=partial,
-            model=model,
-            max_pixels=limit,
-            workers=workers,
-            notes=lambda text: report.note(job.source, text),
-            progress=advance,
-        )
-        written = image.write_picture(picture, suffix)
-        if lost := image.left_out(picture, suffix):
+        callbacks = Callbacks(functools.partial(report.note, job.source), progress=advance)
+        picture = codec.decompress_picture(data, options, callbacks)
+        written = writing.write_picture(picture, suffix)
+        if lost := writing.left_out(picture, suffix):
             report.note(job.source, lost)
         files.write(job.target, written, force, job.new_folders)
         report.done(
             job,
             f"{picture.width} x {picture.height}",
-            **describe_file(data, limit),
+            **describe_file(data, options.max_pixels),
             output_bytes=len(written),
             seconds=round(time.perf_counter() - start, 3),
         )
@@ -366,7 +365,7 @@ def sample(
     files.check_target(output, force)
     from vqcodec import codec
     from vqcodec.cli.contact_sheet import contact_sheet
-    from vqcodec.picture import image
+    from vqcodec.picture import reading, writing
 
     pictures = codec.sample(
         count,
@@ -377,8 +376,8 @@ def sample(
         quality=quality,
         model=model,
     )
-    sheet = image.from_pil(contact_sheet(pictures))
-    files.write(output, image.write_picture(sheet, suffix), force)
+    sheet = reading.from_pil(contact_sheet(pictures))
+    files.write(output, writing.write_picture(sheet, suffix), force)
 
 
 @app.command()
@@ -451,7 +450,7 @@ def models(as_json: Json = False) -> None:
     from vqcodec import models
 
     report = Report(as_json)
-    cards = models.models()
+    cards = models.cards()
     width = max([len("name"), *(len(card.name) for card in cards)])
     if not as_json:
         print(f"{'name':{width}}  {'id':16}  {'bytes':>10}  note")

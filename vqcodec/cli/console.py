@@ -305,7 +305,7 @@ def describe(error: Exception, name: str = "") -> str:
         text = f"{path}: {error.strerror}" if path else error.strerror
     else:
         text = str(error) or type(error).__name__
-    if name:  # of bytes, such as standard input, `image.read_picture` knows none
+    if name:  # of bytes, such as standard input, `reading.read_picture` knows none
         text = text.removeprefix(f"{name}: ").removeprefix("picture: ")
     return one_line(text)
 

@@ -12,8 +12,8 @@ import typer
 from vqcodec import __version__, files, limits
 from vqcodec.cli.console import Report
 from vqcodec.config import Tuning
-from vqcodec.encoder.rate_control import LEAST, MOST
 from vqcodec.files import STREAM, Job
+from vqcodec.options import LEAST, MOST
 
 __all__ = [
     "Bpp",
@@ -246,7 +246,7 @@ def picture_suffix(output: str | None, several: bool = False) -> str:
     """Format of the pictures written: what OUT says if it is a file, else .png."""
     if output is None or output == STREAM or several or files.is_folder(output):
         return ".png"
-    from vqcodec.picture.image import OUTPUT_EXTENSIONS
+    from vqcodec.picture.writing import OUTPUT_EXTENSIONS
 
     suffix = Path(output).suffix.lower()
     if suffix and suffix not in OUTPUT_EXTENSIONS:

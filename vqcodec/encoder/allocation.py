@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.config import ModelConfig
+from vqcodec.picture.padding import pad
 
 __all__ = ["quality_for", "water_filling_error"]
 
@@ -54,8 +55,7 @@ def water_filling_error(rgb: NDArray[np.uint8]) -> float:
     total, pixels = 0.0, 0
     for top, left in itertools.product(*(range(0, side, SIDE) for side in rgb.shape[:2])):
         part = rgb[top : top + SIDE, left : left + SIDE]
-        missing = [(0, -side % BLOCK) for side in part.shape[:2]]
-        part = np.pad(part, (*missing, (0, 0)), mode="edge")
+        part = pad(part, BLOCK)
         colours = (part.astype(np.float32) / 255 - 0.5) @ COLOURS
         blocks = colours.reshape(len(part) // BLOCK, BLOCK, -1, BLOCK, 3)
         coefficients = blocks.transpose(0, 2, 4, 1, 3).reshape(-1, BLOCK**2) @ TRANSFORM

@@ -10,8 +10,9 @@ from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Part
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.config import Tuning
-from vqcodec.models import Model
 from vqcodec.networks import windows
+from vqcodec.networks.model import Model
+from vqcodec.options import ignore
 from vqcodec.prior.range_coder import IndexGrid, encode_grids
 from vqcodec.resources import fast_bfloat16
 
@@ -34,7 +35,7 @@ def write_tile(
     quality: float,
     effort: int,
     levels: int,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = ignore,
 ) -> list[tuple[Part, bytes]]:
     """Choose and code the indices of one tile of a picture (H, W, 3).
 
@@ -68,8 +69,7 @@ def write_tile(
             return model.autoencoder.decode(latent, rounded)
 
     def refined(count: int) -> None:
-        if progress:
-            progress(count / (steps + 1))
+        progress(count / (steps + 1))
 
     search = (steps, rough, levels, weights, refined)
     latent = refine(model.quantizer, decode, latent, picture, exact, *search, safe=True)

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.bitstream.tiles import Tile, split
-from vqcodec.models import Model
-from vqcodec.picture import image
+from vqcodec.networks.model import Model
+from vqcodec.picture.padding import pad
 from vqcodec.resources import fast_bfloat16
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def pixels(model: Model, rgb: NDArray[np.uint8], box: Tile) -> "Tensor":
     """A box of a picture (H, W, 3) as (1, 3, h, w) in 0..1, padded to the coarsest stride."""
     import torch
 
-    part = image.pad(rgb[box.top : box.bottom, box.left : box.right], model.config.strides[0])
+    part = pad(rgb[box.top : box.bottom, box.left : box.right], model.config.strides[0])
     return torch.from_numpy(part).permute(2, 0, 1)[None].float() / 255
 
 

@@ -1,0 +1,132 @@
+"""Any picture that a user has, as a `Picture`. Pillow does the formats, `samples.py` its modes."""
+
+from __future__ import annotations
+
+import io
+import os
+import zlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from vqcodec.errors import ImageError
+from vqcodec.limits import MAX_METADATA_BYTES, MAX_PIXELS, MAX_SIDE
+from vqcodec.picture import metadata, pillow, samples
+from vqcodec.picture.picture import Picture
+
+__all__ = ["from_pil", "read_picture"]
+
+_VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
+_PAGED_FORMATS: Final = {"TIFF", "DCX"}
+_FIRST_FRAME_FORMATS: Final = {"MPO", "PSD"}  # the first frame is the picture: phones, layers
+
+
+def read_picture(
+    source: bytes | str | os.PathLike[str], *, strip: bool = False, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """Read a picture file of any format and mode that Pillow reads; `write_picture` writes one.
+
+    EXIF orientation is applied. CMYK goes through its colour profile to sRGB; samples of more than
+    8 bits are scaled to 8; a note tells. Grey stays grey, opacity is kept exactly.
+
+    Args:
+        source: the file's bytes, or its path.
+        strip: leave out ICC, EXIF and XMP.
+        max_pixels: refuse larger pictures, before their samples are decoded.
+    Raises:
+        ImageError: unreadable, truncated, animated, several pages, too large.
+    """
+    name = "picture" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    with pillow.guard(name, max_pixels), Image.open(io.BytesIO(data)) as image:
+        _check_kind(image)
+        _check_size(image, max_pixels)
+        if image.format == "PNG":
+            _check_png(data)
+        return _from_pil(image, strip, max_pixels)
+
+
+def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A Pillow image of any mode as a Picture; `to_pil` is the inverse for 8-bit modes.
+
+    Raises:
+        ImageError: no pixels, too many, or Pillow cannot load or convert it.
+        TypeError: it is something else.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"a path, bytes or a Pillow image, not {type(image).__name__}")
+    with pillow.guard("picture", max_pixels):
+        return _from_pil(image, strip, max_pixels)
+
+
+def _check_kind(image: Image.Image) -> None:
+    if image.format in _VECTOR_FORMATS:
+        raise ImageError("vector pictures are not supported")
+    if image.format not in _FIRST_FRAME_FORMATS and getattr(image, "n_frames", 1) > 1:
+        what = "files with several pages" if image.format in _PAGED_FORMATS else "animated pictures"
+        raise ImageError(f"{what} are not supported")
+
+
+def _check_png(data: bytes) -> None:
+    """Check that all chunks are there and undamaged: Pillow looks only at those before samples.
+
+    Source: PNG specification, third edition, section 5.3.
+    """
+    offset, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(data[offset : offset + 4], "big"), data[offset + 4 : offset + 8]
+        end = offset + 8 + size
+        if len(data) < end + 4:
+            raise ImageError("image file is truncated")
+        crc = int.from_bytes(data[end : end + 4], "big")
+        if zlib.crc32(memoryview(data)[offset + 4 : end]) != crc:
+            raise ImageError(f"damaged: the checksum of its chunk {kind!r} is wrong")
+        offset = end + 4
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{width} x {height} has no pixels")
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise ImageError(f"{width} x {height} is over the limit of {max_pixels} pixels")
+
+
+def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
+    _check_size(image, max_pixels)
+    raw = samples.raw_mode(image)
+    image.load()
+    _check_size(image, max_pixels)  # icon formats choose their size on loading
+    icc, exif, xmp, orientation, notes = metadata.read(image)
+    colour, alpha, more_notes = samples.convert(image, raw, icc)
+    notes += more_notes
+    if image.mode in ("CMYK", "LAB"):
+        icc = None  # it described the samples before the conversion
+    elif icc and not strip and colour.ndim == 3 and icc[16:20] != b"RGB ":
+        space = icc[16:20].decode("latin-1").strip()
+        known = space.isascii() and space.isalnum()
+        notes.append(f"colour profile left out: it is {f'for {space}' if known else 'damaged'}")
+        icc = None
+    colour = samples.orient(colour, orientation)
+    if alpha is not None:
+        alpha = np.ascontiguousarray(samples.orient(alpha, orientation))
+    grey = colour.ndim == 2
+    rgb = np.repeat(colour[..., None], 3, axis=2) if grey else np.ascontiguousarray(colour)
+    if image.format == "PSD" and getattr(image, "n_frames", 1) > 1:
+        notes.append("layers merged")
+    elif image.format == "MPO":
+        notes.append("only the first picture of the file kept")
+    if strip:
+        icc = exif = xmp = None
+    for kind, part in (("ICC", icc), ("EXIF", exif), ("XMP", xmp)):
+        if part and len(part) > MAX_METADATA_BYTES:
+            raise ImageError(f"{kind} of {len(part)} bytes is over the limit; --strip drops it")
+    opaque = alpha is None or bool((alpha == 255).all())
+    return Picture(rgb, grey, None if opaque else alpha, icc, exif, xmp, tuple(notes))
