@@ -18,6 +18,7 @@ __all__ = [
     "REFINEMENT_STEPS",
     "AutoencoderObjective",
     "DecoderObjective",
+    "update_averages",
     "refine_as_coding",
     "prior_loss",
     "proxy_bits",
@@ -48,6 +49,24 @@ def proxy_bits(latent: Tensor, lambdas: Tensor) -> Tensor:
 def spread_quality(count: int) -> Tensor:
     """(count,) qualities, one random draw from each of `count` equal parts of 0..100."""
     return (torch.arange(count) + torch.rand(count)) * (100 / count)
+
+
+def update_averages(averages: Tensor, bins: Tensor, values: Tensor, rate: float) -> None:
+    """Let moving averages, one per bin, take in what a batch has of each.
+
+    Every value counts: n of them in a bin weigh as they would one after another, in no order.
+
+    Args:
+        averages: (bins,), changed in place; NaN where there was no value yet.
+        bins: (B,) int64, the bin of each value.
+        values: (B,).
+        rate: weight of one new value, 0..1.
+    """
+    counts = torch.bincount(bins, minlength=len(averages))
+    means = torch.zeros_like(averages).index_add_(0, bins, values) / counts.clamp(min=1)
+    weights = 1 - (1 - rate) ** counts
+    moved = torch.where(averages.isnan(), means, averages.lerp(means, weights))
+    averages.copy_(torch.where(counts > 0, moved, averages))
 
 
 class AutoencoderObjective:
@@ -100,7 +119,7 @@ class AutoencoderObjective:
         bpp = quantized.bits / pixels
         bins = rate_bins(quality)
         ratio = (bpp / proxy.detach()).clamp(0.1, 10)
-        self.bits_per_proxy[bins] = self.bits_per_proxy[bins].lerp(ratio, 0.01)
+        update_averages(self.bits_per_proxy, bins, ratio, 0.01)
         rate = lambdas * self.bits_per_proxy[bins] * proxy
         total = (loss + COMMITMENT * commitment + rate) / loss.detach().clamp(min=1e-5)
         squares = (picture.detach() - x).square().flatten(1).mean(1)
@@ -157,7 +176,7 @@ class DecoderObjective:
         if whole:
             bins = rate_bins(quality)
             usual = torch.where(self.usual[bins].isnan(), error.log(), self.usual[bins])
-            self.usual[bins] = usual.lerp(error.log(), 0.02)
+            update_averages(self.usual, bins, error.log(), 0.02)
             own = self.OWN[quantizer.config.tune]
             say = ((1 - own) * (error.log() - usual)).exp().clamp(self.LEAST, self.MOST)
         return (say * loss / error).mean(), (picture.detach() - x).square().flatten(1).mean(1)
