@@ -13,6 +13,7 @@ from vqcodec.networks.autoencoder import Autoencoder
 from vqcodec.networks.quantizer import Quantizer, rate_bins
 from vqcodec.prior.network import Prior
 from vqcodec.training.codebook_learning import CodebookLearner
+from vqcodec.training.precision import autocast
 
 __all__ = [
     "REFINEMENT_STEPS",
@@ -96,7 +97,7 @@ class AutoencoderObjective:
         """
         quantizer = learner.quantizer
         lambdas = quantizer.lambdas(quality)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             latent = autoencoder.encode(x, quality)
         weights = weights_for(quantizer.config, x)
 
@@ -107,7 +108,7 @@ class AutoencoderObjective:
             levels = int(torch.randint(1, len(quantized.grids) + 1, ()))
             target = quantizer.dequantize(quantized.grids[:levels], *latent.shape[2:])
         y = latent + (target - latent).detach()  # straight-through gradient
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             picture = autoencoder.decode(y, quality)
 
         pixels = x.shape[2] * x.shape[3]
@@ -168,7 +169,7 @@ class DecoderObjective:
         stride = quantizer.config.base_stride
         height, width = (side // stride for side in x.shape[2:])
         latent = quantizer.dequantize(kept, height, width, codebooks)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             picture = autoencoder.decode(latent, quality)
         loss, _ = distortion(picture, x, weights_for(quantizer.config, x))
         error = loss.detach().clamp(min=1e-6)
@@ -193,7 +194,7 @@ def refine_as_coding(
     """Latents (B, D, h, w) as coding refines them, in so many steps."""
 
     def decode(y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             return autoencoder.decode(y, quality)
 
     weights = weights_for(quantizer.config, x)
@@ -224,7 +225,7 @@ def prior_loss(
         if not len(rows):
             continue
         some = [grid[rows] for grid in grids[: level + 1]]
-        with torch.autocast(quality.device.type, torch.bfloat16):
+        with autocast(quality.device.type):
             bits = prior.coded_bits(some, quality[rows], level)
         total = total + bits.sum() / (pixels * len(quality))
         per_index[level] = float(bits.detach().sum()) / some[level].numel()

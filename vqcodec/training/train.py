@@ -37,6 +37,7 @@ from vqcodec.training.objective import (
     refine_as_coding,
     spread_quality,
 )
+from vqcodec.training.precision import autocast
 from vqcodec.training.run import Keeper, Report, Run, TrainOptions, checkpoint_of
 
 __all__ = ["TrainOptions", "run"]
@@ -320,7 +321,7 @@ def _turns(config: ModelConfig) -> Iterator[list[int]]:
 def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor]:
     """The grids of all levels as coding chooses them, which codes the first `coded` (B,)."""
     with torch.no_grad():
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             latent = state.autoencoder.encode(x, quality)
         latent = refine_as_coding(
             state.autoencoder, state.quantizer, latent, x, quality, REFINEMENT_STEPS
@@ -336,7 +337,7 @@ def _lengths(state: Run, grids: Sequence[Tensor], quality: Tensor, coded: Tensor
     """What the prior expects, given a first choice; what is marginal of levels not coded."""
     lengths = []
     for level in range(single(state.config.levels)):
-        with torch.autocast(quality.device.type, torch.bfloat16):
+        with autocast(quality.device.type):
             scores = state.prior(grids, quality, level).squeeze(3).flatten(1, 2)
         real = scores.log_softmax(2).mul_(-1 / math.log(2))
         marginal = state.quantizer.marginal_bits(level, quality)
