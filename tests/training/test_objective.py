@@ -42,7 +42,7 @@ def test_averages_do_not_depend_on_the_order_of_a_batch(
 ) -> None:
     """Pictures of one quality share a bin; the last of them is not the only one that counts."""
     monkeypatch.setattr(objective, "PARTIAL_LEVELS", 0.0)
-    x = CropSource(drawn_pictures(4, 80, 0), 0).batch(4, 64)
+    x = CropSource(list(drawn_pictures(4, 80, 0)), 0).batch(4, 64)
     quality, found = torch.full((4,), 50), []
     for pictures in (x, x.flip(0)):
         model = models.Model(tiny_weights["vq-vae-2"])

@@ -347,26 +347,6 @@ def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures" / "deeper"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for k in range(4):
-        Image.fromarray(draw(rng, 96)).save(folder / f"{k}.png")
-    (folder / "notes.txt").write_text("not a picture")
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8nothing")
-    # Large enough for the crops of the autoencoder and not for those of the prior.
-    Image.new("RGB", (70, 300)).save(folder / "small.png")
-    notes: list[str] = []
-
-    def listen(record: dict[str, Any]) -> None:
-        notes.append(record.get("note", ""))
-
-    train.run(options(tmp_path, data=tmp_path / "pictures", steps=4), listen)
-    assert (tmp_path / "w.safetensors").exists()
-    assert any("2 files left out" in note for note in notes)
-
-
 def test_bad_requests_are_clear(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageError, match="no picture"):
@@ -449,7 +429,7 @@ def test_codebooks_learn_what_brings_the_picture_closer(
     quantizer = Quantizer(model.config)
     quantizer.load_state_dict(model.quantizer.state_dict(), strict=False)
     count = len(model.config.levels)
-    x = CropSource(drawn_pictures(4, 80, 0), 0).batch(4, 64)
+    x = CropSource(list(drawn_pictures(4, 80, 0)), 0).batch(4, 64)
     quality, coded = torch.full((4,), 80), torch.full((4,), count)
     latent = model.autoencoder.encode(x, quality)
     grids = quantizer(latent, quality).grids

@@ -146,9 +146,9 @@ def _crops(options: TrainOptions, note: Report) -> CropSource:
 
     side = options.crop * 4 // 3  # the crops of the prior are the larger ones
     if options.data is None:
-        pictures = drawn_pictures(64 if options.steps else 512, side, options.seed)
+        pictures = list(drawn_pictures(64 if options.steps else 512, side, options.seed))
     else:
-        pictures = load_folder(options.data, side, warn)
+        pictures = load_folder(options.data, side, options.seed, warn)
     warn(f"{len(pictures)} pictures")
     return CropSource(pictures, options.seed, options.device)
 
