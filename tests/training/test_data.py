@@ -11,7 +11,7 @@ from tiny_runs import tiny_options
 
 from vqcodec.errors import ImageError
 from vqcodec.files import PICTURES
-from vqcodec.training import data, train
+from vqcodec.training import data, startup, train
 from vqcodec.training.data import load_folder
 from vqcodec.training.drawings import draw
 
@@ -82,6 +82,27 @@ def test_too_many_pictures_are_a_random_part(
     assert len(notes) == 1 and notes[0].startswith("10 random ones of 40 pictures are used")
     assert [count for _, count in shares] == list(range(1, 11))
     assert shares == sorted(shares) and shares[-1][0] == 1
+
+
+def test_reading_and_drawing_show_how_far_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(startup, "PROGRESS_SECONDS", 0.0)
+    folder = tmp_path / "pictures" / "deeper"
+    folder.mkdir(parents=True)
+    fill(folder, 4, 96)
+    for changes in ({"data": tmp_path / "pictures"}, {"drawings": 4}):
+        records: list[dict[str, Any]] = []
+        train.run(tiny_options(tmp_path, steps=0, **changes), records.append)
+        told = [r for r in records if r["phase"] == "pictures"]
+        assert [(r["progress"], r["pictures"]) for r in told[:-1]] == [
+            (0.25, 1),
+            (0.5, 2),
+            (0.75, 3),
+            (1.0, 4),
+        ]
+        assert all(r["minutes"] >= 0 for r in told[:-1])
+        assert told[-1]["note"] == "4 pictures"
 
 
 def test_a_run_learns_from_a_folder(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ class AutoencoderObjective:
         quality: Tensor,
         steps: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (), and per picture: `mse`, `bpp` (marginal), `commit` (latent error as an mse).
+        """Loss (), and per picture: `mse`, `bpp` (marginal), `loss`, `commit` (latent mse).
 
         Args:
             x: (B, 3, H, W) in 0..1.
@@ -126,6 +126,7 @@ class AutoencoderObjective:
         squares = (picture.detach() - x).square().flatten(1).mean(1)
         parts = {"mse": squares, "bpp": bpp}
         parts["commit"] = left.detach().flatten(1).sum(1) / (3 * pixels)
+        parts["loss"] = total.detach()
         return total.mean(), parts
 
 
