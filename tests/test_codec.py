@@ -87,7 +87,7 @@ def test_a_file_that_does_not_decode_is_not_returned(
     monkeypatch.setattr(container, "checksum_indices", wrong)
     data = codec.compress(source, 50, model=model)
     monkeypatch.undo()
-    monkeypatch.setattr(codec.container, "pack", lambda fields: data)
+    monkeypatch.setattr(container, "pack", lambda fields: data)
     with pytest.raises(ModelError, match="does not decode here; see doctor"):
         codec.compress(source, 50, model=model, check=True)
 
@@ -102,7 +102,8 @@ def test_a_higher_limit_holds_to_the_end(
 ) -> None:
     """What was let in is let out: by the check and by the search that decodes, too."""
     decode: Any = codec.decompress_picture
-    for function in (codec.verify, decode.__wrapped__):
+    verify: Any = codec.verify
+    for function in (verify, decode.__wrapped__):
         monkeypatch.setitem(function.__kwdefaults__, "max_pixels", 1000)
     options: dict[str, Any] = {"model": str(tiny_weights["vq-vae"]), "max_pixels": 2000}
     data = codec.compress(picture(40, 40), 50, check=True, **options)
@@ -405,6 +406,10 @@ def test_tune_chooses_the_shipped_model(
     for tune in (None, "psnr", "ssim"):
         data = vqcodec.compress(picture, tune=tune)
         assert container.parse(data).model_id == models.load(names[tune or "psnr"]).model_id
-    for wrong in ({"tune": "vmaf"}, {"tune": "ssim", "model": names["ssim"]}):
+    wrong_options: list[dict[str, Any]] = [
+        {"tune": "vmaf"},
+        {"tune": "ssim", "model": names["ssim"]},
+    ]
+    for wrong in wrong_options:
         with pytest.raises(ValueError, match="tune"):
             vqcodec.compress(picture, **wrong)
