@@ -102,6 +102,7 @@ def test_copies_that_differ_change_the_hash(
 # The command
 
 
+@pytest.mark.slow
 def test_all_configurations_agree(tiny_weights: dict[str, Path]) -> None:
     path = str(tiny_weights["residual"])
     result = run("--model", path)
@@ -137,6 +138,7 @@ def test_a_child_uses_the_kernels_asked_for(tiny_weights: dict[str, Path]) -> No
         assert not found
 
 
+@pytest.mark.slow
 def test_int8_is_used_only_where_its_sums_are_right(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +172,7 @@ def test_children_that_fail_are_not_available(
     assert doctor._child(path, *NEHALEM) == ({}, "not an x86-64 machine")
 
 
+@pytest.mark.slow
 def test_another_stored_hash_is_a_mismatch(tiny_weights: dict[str, Path], tmp_path: Path) -> None:
     path = copy(tiny_weights["vq-vae"], tmp_path / "other.safetensors", "0" * 64)
     result = run("--model", path)
@@ -178,6 +181,7 @@ def test_another_stored_hash_is_a_mismatch(tiny_weights: dict[str, Path], tmp_pa
     assert result.stdout.endswith("but agree with each other\n")
 
 
+@pytest.mark.slow
 def test_weights_without_a_hash(
     tiny_weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
