@@ -281,7 +281,7 @@ def test_chunk_sizes_are_limited_before_they_are_read() -> None:
 
 def test_pixel_limit_can_be_changed() -> None:
     assert parse(pack(PLAIN), max_pixels=12) == PLAIN
-    with pytest.raises(CorruptChunk, match="4 x 3 is more than 11 pixels"):
+    with pytest.raises(CorruptChunk, match="4 x 3 is over the limit of 11 pixels"):
         parse(pack(PLAIN), max_pixels=11)
 
 
