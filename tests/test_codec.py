@@ -14,7 +14,9 @@ import vqcodec
 from vqcodec import codec, models
 from vqcodec.bitstream import container
 from vqcodec.errors import BitstreamError, CorruptChunk, ImageError, ModelError, TargetError
+from vqcodec.limits import MAX_PIXELS
 from vqcodec.networks import windows
+from vqcodec.options import DecodeOptions
 from vqcodec.picture import metrics
 from vqcodec.prior import arithmetic as products
 from vqcodec.training.drawings import draw
@@ -87,8 +89,8 @@ def test_a_file_that_does_not_decode_is_not_returned(
     monkeypatch.setattr(container, "checksum_indices", wrong)
     data = codec.compress(source, 50, model=model)
     monkeypatch.undo()
-    monkeypatch.setattr(codec.container, "pack", lambda fields: data)
-    with pytest.raises(ModelError, match="does not decode here; see doctor"):
+    monkeypatch.setattr(container, "pack", lambda fields: data)
+    with pytest.raises(ModelError, match="does not decode here"):
         codec.compress(source, 50, model=model, check=True)
 
 
@@ -101,14 +103,16 @@ def test_a_higher_limit_holds_to_the_end(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was let in is let out: by the check and by the search that decodes, too."""
-    decode: Any = codec.decompress_picture
-    for function in (codec.verify, decode.__wrapped__):
-        monkeypatch.setitem(function.__kwdefaults__, "max_pixels", 1000)
+    monkeypatch.setitem(codec.verify.__kwdefaults__, "max_pixels", 1000)
+    init: Any = DecodeOptions.__init__
+    smaller = tuple(1000 if value == MAX_PIXELS else value for value in init.__defaults__)
+    monkeypatch.setattr(init, "__defaults__", smaller)
     options: dict[str, Any] = {"model": str(tiny_weights["vq-vae"]), "max_pixels": 2000}
     data = codec.compress(picture(40, 40), 50, check=True, **options)
     with pytest.raises(CorruptChunk, match="limit of 1000 pixels"):
         codec.verify(data, options["model"])
-    found = metrics.psnr_db(np.asarray(picture(40, 40)), decode(data, **options).rgb)
+    decoded = codec.decompress_picture(data, DecodeOptions(**options)).rgb
+    found = metrics.psnr_db(np.asarray(picture(40, 40)), decoded)
     assert codec.compress(picture(40, 40), psnr=found - 0.01, **options)
 
 

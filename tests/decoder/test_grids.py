@@ -237,7 +237,7 @@ def test_regions_outside_the_picture(
 ) -> None:
     model = str(tiny_weights["vq-vae"])
     data = codec.compress(picture(30, 20), 60, effort=0, model=model)
-    for read in (grids.read_grids, codec.decompress):
+    for read in (read_grids, codec.decompress):
         with pytest.raises(ValueError, match="is not inside 30 x 20"):
             read(data, model=model, region=region)
 

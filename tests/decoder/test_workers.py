@@ -214,11 +214,14 @@ def test_workers_end_with_the_process_that_started_them(
     path.write_bytes(data)
     code = f"""
 import sys, time
+from vqcodec.decoder.grids import read_grids
+from vqcodec.options import DecodeOptions
 def wait(share):
     if share == 0.5:
         print("begun", flush=True)
         time.sleep(60)
-read_grids(open({str(path)!r}, "rb").read(), model={model!r}, workers=3, progress=wait)
+options = DecodeOptions(model={model!r}, workers=3)
+read_grids(open({str(path)!r}, "rb").read(), options, progress=wait)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdout.readline() == b"begun\n"
