@@ -18,7 +18,6 @@ from vqcodec import codec, limits, models
 from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile, split
-from vqcodec.decoder import grids
 from vqcodec.decoder.workers import Reader
 from vqcodec.encoder import refine
 from vqcodec.encoder import tile as tile_coding
@@ -215,7 +214,7 @@ def test_only_needed_tiles_are_decoded(
 
     monkeypatch.setattr(Reader, "read", count)
     found = read_grids(data, model=model, region=region)
-    box = grids.box_of(found.container, region)
+    box = found.box
     assert sorted(seen) == [tile.number for tile in windows.needed(loaded, 40, 220, box)]
     assert (len(seen) < 14) == (region[2] < 220)
     for (tile, got), (_, want) in zip(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vqcodec.bitstream import container
 from vqcodec.bitstream.container import ALPHA, EXIF, ICC, XMP
 from vqcodec.bitstream.tiles import Tile
-from vqcodec.decoder.grids import Grids, box_of, read_grids
+from vqcodec.decoder.grids import Grids, read_grids
 from vqcodec.models import Model
 from vqcodec.networks import windows
 from vqcodec.options import Callbacks, DecodeOptions
@@ -40,8 +40,7 @@ def decode_picture(data: bytes, options: DecodeOptions, callbacks: Callbacks) ->
     parsed = found.container
     for loss in _losses(found):
         callbacks.notes(loss)
-    box = box_of(parsed, options.region)
-    size = parsed.height, parsed.width
+    box, size = found.box, (parsed.height, parsed.width)
     rgb = decode_grids(found.model, found.grids, parsed.quality, size, box)
     if parsed.grey:
         _make_grey(rgb)
