@@ -701,7 +701,7 @@ def test_models_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     from vqcodec import models
 
     card = models.ModelCard("photo", "0123abcd", 12345, "p", "for photographs")
-    monkeypatch.setattr(models, "models", lambda: [card])
+    monkeypatch.setattr(models, "cards", lambda: [card])
     assert "photo  0123abcd       12345  for photographs" in run("models").stdout
     assert json.loads(run("models", "--json").stdout)["model_id"] == "0123abcd"
 

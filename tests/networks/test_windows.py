@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from vqcodec.bitstream import tiles
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.config import ModelConfig
-from vqcodec.models import Model
 from vqcodec.networks import windows
 from vqcodec.networks.autoencoder import Autoencoder, ResidualBlock
+from vqcodec.networks.model import Model
 from vqcodec.networks.quantizer import Quantizer
 from vqcodec.picture.padding import pad
 

@@ -53,7 +53,7 @@ def test_the_networks_give_the_same_samples(name: str, monkeypatch: pytest.Monke
     data = (V0 / f"{name}.vqc").read_bytes()
     model = str(WEIGHTS) if name.startswith("tiny") else None
     found = read_grids(data, DecodeOptions(model=model))
-    shipped = {bytes.fromhex(card.model_id): card.path for card in models.models()}
+    shipped = {bytes.fromhex(card.model_id): card.path for card in models.cards()}
     file, path = found.container, Path(model or shipped[found.container.model_id])
     grids = [grid.astype(np.int64) for grid in found.grids]
     want = reference_networks.samples(path, grids, file.quality, file.height, file.width)

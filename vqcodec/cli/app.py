@@ -482,7 +482,7 @@ def models(as_json: Json = False) -> None:
     from vqcodec import models
 
     report = Report(as_json)
-    cards = models.models()
+    cards = models.cards()
     width = max([len("name"), *(len(card.name) for card in cards)])
     if not as_json:
         print(f"{'name':{width}}  {'id':16}  {'bytes':>10}  note")

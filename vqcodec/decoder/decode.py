@@ -10,8 +10,8 @@ from vqcodec.bitstream import container
 from vqcodec.bitstream.container import ALPHA, EXIF, ICC, XMP
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.decoder.grids import Grids, read_grids
-from vqcodec.models import Model
 from vqcodec.networks import windows
+from vqcodec.networks.model import Model
 from vqcodec.options import Callbacks, DecodeOptions
 from vqcodec.picture import opacity
 from vqcodec.picture.picture import Picture

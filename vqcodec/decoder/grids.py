@@ -13,8 +13,8 @@ from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.decoder.workers import Reader, read_tiles
 from vqcodec.errors import CorruptChunk, RegionError
-from vqcodec.models import Model
 from vqcodec.networks import windows
+from vqcodec.networks.model import Model
 from vqcodec.options import DecodeOptions, ignore
 from vqcodec.prior.arithmetic import Arithmetic, fastest
 

@@ -27,7 +27,7 @@ from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile, split
 from vqcodec.errors import CorruptChunk
-from vqcodec.models import Model
+from vqcodec.networks.model import Model
 from vqcodec.prior.arithmetic import Arithmetic, FloatArithmetic, Int8Arithmetic, fastest_with_torch
 from vqcodec.prior.range_coder import IndexGrid, decode_grids
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vqcodec.config import Level, Tuning
 from vqcodec.encoder.refine import SAFE, USUAL, between
-from vqcodec.models import Model
+from vqcodec.networks.model import Model
 from vqcodec.networks.quantizer import Quantizer
 from vqcodec.prior.wavefront_scan import TOTAL, scan_known
 

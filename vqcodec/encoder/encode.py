@@ -10,7 +10,7 @@ from vqcodec.bitstream.tiles import split
 from vqcodec.encoder.allocation import quality_for
 from vqcodec.encoder.rate_control import Goal, reach
 from vqcodec.encoder.tile import write_tile
-from vqcodec.models import Model
+from vqcodec.networks.model import Model
 from vqcodec.options import Callbacks, EncodeOptions
 from vqcodec.picture import metrics, opacity
 from vqcodec.picture.picture import Picture

@@ -11,8 +11,8 @@ from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Part
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.config import Tuning
-from vqcodec.models import Model
 from vqcodec.networks import windows
+from vqcodec.networks.model import Model
 from vqcodec.options import ignore
 from vqcodec.prior.range_coder import IndexGrid, encode_grids
 from vqcodec.resources import fast_bfloat16

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.bitstream.tiles import Tile, split
-from vqcodec.models import Model
+from vqcodec.networks.model import Model
 from vqcodec.picture.padding import pad
 from vqcodec.resources import fast_bfloat16
 
