@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import ModelError
-from vqcodec.prior import integer_prior as integer_prior
-from vqcodec.prior import wavefront_scan
+from vqcodec.prior import constants, wavefront_scan
 from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, int8_is_right
 from vqcodec.prior.freeze import freeze
 from vqcodec.prior.integer_prior import IntegerPrior
@@ -451,7 +450,7 @@ def test_no_torch_is_imported() -> None:
 
 def test_skewed_rows_never_collide() -> None:
     """Each position has a row of its own, and taps outside the grid hit no position's row."""
-    taps = (*integer_prior.FIRST_TAPS, *integer_prior.LAYER_TAPS, *integer_prior.AROUND)
+    taps = (*constants.FIRST_TAPS, *constants.LAYER_TAPS, *constants.CONTEXT_TAPS)
     for h in range(1, 16):
         for w in range(1, 16):
             step = min(h + wavefront_scan.PAD_ROWS, w // 2 + 2)

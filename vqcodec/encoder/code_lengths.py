@@ -11,7 +11,8 @@ from vqcodec.config import Level, Tuning
 from vqcodec.encoder.refine import SAFE, USUAL, between
 from vqcodec.networks.model import Model
 from vqcodec.networks.quantizer import Quantizer
-from vqcodec.prior.wavefront_scan import TOTAL, scan_known
+from vqcodec.prior.constants import TOTAL
+from vqcodec.prior.wavefront_scan import scan_known
 
 __all__ = ["expected_lengths", "mixed", "single"]
 
