@@ -7,7 +7,6 @@ from typing import Any, Final
 from PIL import PngImagePlugin
 
 from vqcodec.errors import ImageError
-from vqcodec.limits import MAX_PIXELS
 from vqcodec.picture import metadata, pillow
 from vqcodec.picture.picture import Picture, to_pil
 
@@ -57,7 +56,7 @@ def write_picture(picture: Picture, path_format: str) -> bytes:
         raise ImageError(f"{kind} cannot hold the picture's transparency; write PNG instead")
     if (side := max(picture.width, picture.height)) > _MAX_SIDES.get(kind, side):
         raise ImageError(f"{kind} cannot hold a side of {side} pixels; write PNG instead")
-    with pillow.guard(f"cannot write {kind}", MAX_PIXELS):  # which parses EXIF data for TIFF
+    with pillow.errors(f"cannot write {kind}"):  # as EXIF data is parsed for TIFF
         options = _metadata_options(picture, kind) | _OPTIONS.get(kind, {})
     if kind == "TIFF" and picture.exif:
         # Compressed, it is written by libtiff, which fails on camera settings, and crashes on tags
