@@ -215,8 +215,8 @@ def decompress(
         callbacks = Callbacks(functools.partial(report.note, job.source), progress=advance)
         picture = codec.decompress_picture(data, options, callbacks)
         written = writing.write_picture(picture, suffix)
-        if lost := writing.left_out(picture, suffix):
-            report.note(job.source, lost)
+        if caveat := writing.caveat(picture, suffix):
+            report.note(job.source, caveat)
         files.write(job.target, written, force, job.new_folders)
         report.done(
             job,

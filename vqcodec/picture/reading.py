@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
-import zlib
+import struct
 from pathlib import Path
 from typing import Final
 
@@ -13,14 +12,14 @@ from PIL import Image
 
 from vqcodec.errors import ImageError
 from vqcodec.limits import MAX_METADATA_BYTES, MAX_PIXELS, MAX_SIDE
-from vqcodec.picture import metadata, pillow, samples
+from vqcodec.picture import exif, metadata, pillow, png, samples
 from vqcodec.picture.picture import Picture
 
 __all__ = ["from_pil", "read_picture"]
 
 _VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
 _PAGED_FORMATS: Final = {"TIFF", "DCX"}
-_FIRST_FRAME_FORMATS: Final = {"MPO", "PSD"}  # the first frame is the picture: phones, layers
+_NUMBER_OF_PICTURES: Final = 0xB001  # tag of MPO
 
 
 def read_picture(
@@ -45,12 +44,17 @@ def read_picture(
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    with pillow.guard(name, max_pixels), Image.open(io.BytesIO(data)) as image:
-        _check_kind(image)
-        _check_size(image, max_pixels)
-        if image.format == "PNG":
-            _check_png(data)
-        return _from_pil(image, strip, max_pixels)
+    with pillow.errors(name):
+        aside: dict[str, bytes | str] = {}
+        if data.startswith(png.MAGIC):
+            data, aside = png.split(data)
+        with pillow.open_file(data) as image:
+            _check_kind(image)
+            _check_size(image, max_pixels)
+            raw = samples.raw_mode(image)
+            pillow.load(image)
+            image.info.update(aside)
+            return _from_loaded(image, raw, strip, max_pixels)
 
 
 def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -62,33 +66,20 @@ def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_P
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"a path, bytes or a Pillow image, not {type(image).__name__}")
-    with pillow.guard("picture", max_pixels):
-        return _from_pil(image, strip, max_pixels)
+    with pillow.errors("picture"):
+        _check_size(image, max_pixels)
+        raw = samples.raw_mode(image)
+        image.load()
+        return _from_loaded(image, raw, strip, max_pixels)
 
 
 def _check_kind(image: Image.Image) -> None:
     if image.format in _VECTOR_FORMATS:
         raise ImageError("vector pictures are not supported")
-    if image.format not in _FIRST_FRAME_FORMATS and getattr(image, "n_frames", 1) > 1:
+    # `n_frames` would look for all of them, which takes long where they are many.
+    if image.format != "PSD" and getattr(image, "is_animated", False):
         what = "files with several pages" if image.format in _PAGED_FORMATS else "animated pictures"
         raise ImageError(f"{what} are not supported")
-
-
-def _check_png(data: bytes) -> None:
-    """Check that all chunks are there and undamaged: Pillow looks only at those before samples.
-
-    Source: PNG specification, third edition, section 5.3.
-    """
-    offset, kind = 8, b""
-    while kind != b"IEND":
-        size, kind = int.from_bytes(data[offset : offset + 4], "big"), data[offset + 4 : offset + 8]
-        end = offset + 8 + size
-        if len(data) < end + 4:
-            raise ImageError("image file is truncated")
-        crc = int.from_bytes(data[end : end + 4], "big")
-        if zlib.crc32(memoryview(data)[offset + 4 : end]) != crc:
-            raise ImageError(f"damaged: the checksum of its chunk {kind!r} is wrong")
-        offset = end + 4
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -99,34 +90,40 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(f"{width} x {height} is over the limit of {max_pixels} pixels")
 
 
-def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
-    _check_size(image, max_pixels)
-    raw = samples.raw_mode(image)
-    image.load()
+def _from_loaded(image: Image.Image, raw: str, strip: bool, max_pixels: int) -> Picture:
     _check_size(image, max_pixels)  # icon formats choose their size on loading
-    icc, exif, xmp, orientation, notes = metadata.read(image)
+    found = metadata.read(image)
+    icc, notes = found.icc, [*found.notes]
     colour, alpha, more_notes = samples.convert(image, raw, icc)
     notes += more_notes
+    grey = colour.ndim == 2
     if image.mode in ("CMYK", "LAB"):
         icc = None  # it described the samples before the conversion
-    elif icc and not strip and colour.ndim == 3 and icc[16:20] != b"RGB ":
+    elif icc and not strip and icc[16:20] not in ((b"GRAY", b"RGB ") if grey else (b"RGB ",)):
         space = icc[16:20].decode("latin-1").strip()
         known = space.isascii() and space.isalnum()
         notes.append(f"colour profile left out: it is {f'for {space}' if known else 'damaged'}")
         icc = None
-    colour = samples.orient(colour, orientation)
+    colour = samples.orient(colour, found.orientation)
     if alpha is not None:
-        alpha = np.ascontiguousarray(samples.orient(alpha, orientation))
-    grey = colour.ndim == 2
+        alpha = np.ascontiguousarray(samples.orient(alpha, found.orientation))
     rgb = np.repeat(colour[..., None], 3, axis=2) if grey else np.ascontiguousarray(colour)
-    if image.format == "PSD" and getattr(image, "n_frames", 1) > 1:
+    if image.format == "PSD" and getattr(image, "is_animated", False):
         notes.append("layers merged")
-    elif image.format == "MPO":
+    elif _number_of_pictures(image) > 1:
         notes.append("only the first picture of the file kept")
-    if strip:
-        icc = exif = xmp = None
-    for kind, part in (("ICC", icc), ("EXIF", exif), ("XMP", xmp)):
+    icc, tiff, xmp = (None, None, None) if strip else (icc, found.exif, found.xmp)
+    for kind, part in (("ICC", icc), ("EXIF", tiff), ("XMP", xmp)):
         if part and len(part) > MAX_METADATA_BYTES:
-            raise ImageError(f"{kind} of {len(part)} bytes is over the limit; --strip drops it")
+            raise ImageError(f"{kind} of {len(part)} bytes is over the limit; leave it out (strip)")
     opaque = alpha is None or bool((alpha == 255).all())
-    return Picture(rgb, grey, None if opaque else alpha, icc, exif, xmp, tuple(notes))
+    return Picture(rgb, grey, None if opaque else alpha, icc, tiff, xmp, tuple(notes))
+
+
+def _number_of_pictures(image: Image.Image) -> int:
+    """Of a JPEG file as phones and stereo cameras write it (MPO), 1 of others."""
+    index = image.info.get("mp")
+    try:
+        return (isinstance(index, bytes) and exif.number(index, _NUMBER_OF_PICTURES)) or 1
+    except (ValueError, struct.error):
+        return 1
