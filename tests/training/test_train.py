@@ -22,6 +22,7 @@ from vqcodec.networks.quantizer import Quantizer
 from vqcodec.prior.network import Prior
 from vqcodec.training import objective, train
 from vqcodec.training import run as train_run
+from vqcodec.training.codebook_learning import CodebookLearner
 from vqcodec.training.codebooks import Codebooks
 from vqcodec.training.data import CropSource, drawn_pictures
 from vqcodec.training.drawings import draw
@@ -151,7 +152,8 @@ def test_steps_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> Non
         model = models.Model(tiny_weights["residual"])
         quality = torch.full((4,), 60.0)
         torch.manual_seed(0)  # the same step of all levels
-        _, parts = AutoencoderObjective()(model.autoencoder, model.quantizer, x, quality, steps)
+        learner = CodebookLearner(model.quantizer)
+        _, parts = AutoencoderObjective()(model.autoencoder, learner, x, quality, steps)
         errors.append(float(parts["mse"].mean()))
     assert errors[1] < 0.99 * errors[0]
 
