@@ -9,7 +9,7 @@ import numpy as np
 from vqcodec import models
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.decoder import grids
-from vqcodec.options import DecodeOptions
+from vqcodec.options import DecodeOptions, ignore
 from vqcodec.prior.arithmetic import Arithmetic, fastest
 
 TESTS = Path(__file__).parent
@@ -46,10 +46,6 @@ TINY = {
         decoder=((8, 1), (8, 1), (8, 1)),
     ),
 }
-
-
-def ignore(record: dict[str, Any]) -> None:
-    return None
 
 
 def same_weights(a: Path, b: Path) -> bool:

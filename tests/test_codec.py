@@ -103,7 +103,8 @@ def test_a_higher_limit_holds_to_the_end(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was let in is let out: by the check and by the search that decodes, too."""
-    monkeypatch.setitem(codec.verify.__kwdefaults__, "max_pixels", 1000)
+    verify: Any = codec.verify
+    monkeypatch.setitem(verify.__kwdefaults__, "max_pixels", 1000)
     init: Any = DecodeOptions.__init__
     smaller = tuple(1000 if value == MAX_PIXELS else value for value in init.__defaults__)
     monkeypatch.setattr(init, "__defaults__", smaller)
@@ -409,6 +410,10 @@ def test_tune_chooses_the_shipped_model(
     for tune in (None, "psnr", "ssim"):
         data = vqcodec.compress(picture, tune=tune)
         assert container.parse(data).model_id == models.load(names[tune or "psnr"]).model_id
-    for wrong in ({"tune": "vmaf"}, {"tune": "ssim", "model": names["ssim"]}):
+    wrong_options: list[dict[str, Any]] = [
+        {"tune": "vmaf"},
+        {"tune": "ssim", "model": names["ssim"]},
+    ]
+    for wrong in wrong_options:
         with pytest.raises(ValueError, match="tune"):
             vqcodec.compress(picture, **wrong)

@@ -6,7 +6,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_limits_end_with_exceptions(two_threads: list[int]) -> None:
             raise error
 
 
-def limited(log: list[str]) -> Iterator[None]:
+def limited(log: list[str]) -> Generator[None, None, None]:
     with limit_threads(1):
         while True:
             log.append("step")

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import json
 import os
+import secrets
 import subprocess
 import sys
 import types
@@ -826,7 +827,7 @@ def test_what_another_program_wrote_meanwhile_is_kept(
         Path("new.bin").write_bytes(b"theirs")
         return "0" * 2 * count
 
-    monkeypatch.setattr(files.secrets, "token_hex", name_of_temporary)
+    monkeypatch.setattr(secrets, "token_hex", name_of_temporary)
     with contextlib.nullcontext() if force else pytest.raises(FileExistsError, match="meanwhile"):
         files.write("new.bin", b"ours", force)
     assert Path("new.bin").read_bytes() == (b"ours" if force else b"theirs")

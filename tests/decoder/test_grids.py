@@ -86,7 +86,7 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
     assert shares == sorted(shares) and len(shares) == 6 and shares[-1] == 1
     shapes = loaded.config.grid_shapes(50, 70)
     for grid, shape, level in zip(found.grids, shapes, loaded.config.levels, strict=True):
-        assert (grid.shape, grid.dtype) == ((*shape, level.slices), np.uint16)
+        assert grid.shape == (*shape, level.slices) and grid.dtype == np.uint16
     for tile, levels in by_tile(data, model, found.grids):
         for number, part in enumerate(parsed.tile_parts(tile.number)):
             first, last = (

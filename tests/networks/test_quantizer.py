@@ -119,7 +119,7 @@ def test_weights_move_bits_to_where_errors_count() -> None:
     assert all(a.equal(b) for a, b in zip(plain.grids, same.grids, strict=True))
 
     def errors(weights: torch.Tensor) -> torch.Tensor:
-        chosen = quantizer(latent, quality, beam=4, weights=weights).latent
+        chosen: torch.Tensor = quantizer(latent, quality, beam=4, weights=weights).latent
         return (latent - chosen).square().sum(1)
 
     half = weights.clone()

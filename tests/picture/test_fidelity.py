@@ -28,7 +28,7 @@ LEFT, RIGHT = (40, 60, 90), (220, 180, 40)
 RGB, GREY, INK = (LEFT, RIGHT), ((57,), (176,)), ((0,), (255,))
 TOLERANCE = 15  # a mix-up of channels or halves, or an inversion, is 50 and more off
 NOISE = noise(32, 48)  # an opacity that no loss would leave as it is
-KEYED = np.repeat(np.uint8([[0] * 24 + [255] * 24]), 32, axis=0)
+KEYED = np.array([[0] * 24 + [255] * 24], np.uint8).repeat(32, axis=0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,10 +187,11 @@ def test_metadata_over_the_limit(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(module, "MAX_METADATA_BYTES", 1000)
     icc, text = profile(b"RGB ", 1001), PngImagePlugin.PngInfo()
     text.add_itxt("XML:com.adobe.xmp", "x" * 1001, zip=True)
-    for name, options in (
+    cases: list[tuple[str, dict[str, Any]]] = [
         ("ICC", {"icc_profile": icc}),
         ("XMP", {"pnginfo": text} if kind == "PNG" else {"xmp": b"x" * 1001}),
-    ):
+    ]
+    for name, options in cases:
         if (kind, name) == ("TIFF", "XMP"):
             options = {"tiffinfo": {700: b"x" * 1001}}
         data = saved(Image.new("RGB", (3, 2)), kind, **options)

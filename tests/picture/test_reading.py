@@ -244,7 +244,7 @@ def test_deep_or_signed_jpeg2000_is_refused(mode: str, depths: tuple[int, ...]) 
 
 
 def test_deep_grey_jpeg2000() -> None:
-    values = np.uint16([[0, 1000] * 8, [30_000, 65_535] * 8]).repeat(8, 0)
+    values = np.array([[0, 1000] * 8, [30_000, 65_535] * 8], np.uint16).repeat(8, 0)
     data = saved(Image.fromarray(values), "JPEG2000")
     for picture in (read_picture(data), from_pil(Image.open(io.BytesIO(data)))):
         np.testing.assert_array_equal(picture.rgb[..., 0], np.rint(values / 257))
