@@ -91,10 +91,13 @@ def test_limits_end_in_any_order(two_threads: list[int]) -> None:
 def test_a_limit_that_ends_in_another_thread_ends(two_threads: list[int]) -> None:
     generator = limited([])
     next(generator)
+
+    def end() -> list[int]:
+        generator.close()
+        return counts()
+
     with ThreadPoolExecutor(1) as pool:
-        assert (
-            pool.submit(lambda: (counts(), generator.close(), counts())).result()[2] == two_threads
-        )
+        assert pool.submit(end).result() == two_threads
     with limit_threads(1):  # which this thread needs for what is its own
         assert set(counts()) == {1}
 
