@@ -1,4 +1,7 @@
-"""Any picture that a user has, as a `Picture`. Pillow does the formats, `samples.py` its modes."""
+"""Picture files and Pillow images -> `Picture`.
+
+Pillow decodes the file formats; `samples.py` turns its modes into 8-bit samples.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,9 @@ from vqcodec.picture.picture import Picture
 
 __all__ = ["from_pil", "read_picture"]
 
-_VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
+_VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would run Ghostscript, or Windows' own renderer
 _PAGED_FORMATS: Final = {"TIFF", "DCX"}
-_NUMBER_OF_PICTURES: Final = 0xB001  # tag of MPO
+_NUMBER_OF_PICTURES: Final = 0xB001  # tag in the index of an MPO file
 
 
 def read_picture(
@@ -27,15 +30,17 @@ def read_picture(
 ) -> Picture:
     """Read a picture file of any format and mode that Pillow reads; `write_picture` writes one.
 
-    EXIF orientation is applied. CMYK goes through its colour profile to sRGB; samples of more than
-    8 bits are scaled to 8; a note tells. Grey stays grey, opacity is kept exactly.
+    The EXIF orientation is applied. CMYK is converted to sRGB through its colour profile, and
+    samples of more than 8 bits are reduced to 8; a note says so. Grey stays grey, and opacity is
+    kept exactly.
 
     Args:
         source: the file's bytes, or its path.
         strip: leave out ICC, EXIF and XMP.
-        max_pixels: refuse larger pictures, before their samples are decoded.
+        max_pixels: refuse larger pictures before their samples are decoded.
     Raises:
-        ImageError: unreadable, truncated, animated, several pages, too large.
+        ImageError: the file cannot be read, is truncated, is animated, has several pages, or is
+            too large.
     """
     name = "picture" if isinstance(source, bytes) else os.fspath(source)
     try:
@@ -61,8 +66,8 @@ def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_P
     """A Pillow image of any mode as a Picture; `to_pil` is the inverse for 8-bit modes.
 
     Raises:
-        ImageError: no pixels, too many, or Pillow cannot load or convert it.
-        TypeError: it is something else.
+        ImageError: it has no pixels or too many, or Pillow cannot load or convert it.
+        TypeError: it is not a Pillow image.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"a path, bytes or a Pillow image, not {type(image).__name__}")
@@ -76,7 +81,7 @@ def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_P
 def _check_kind(image: Image.Image) -> None:
     if image.format in _VECTOR_FORMATS:
         raise ImageError("vector pictures are not supported")
-    # `n_frames` would look for all of them, which takes long where they are many.
+    # Not `n_frames`, for which Pillow reads through all frames or pages.
     if image.format != "PSD" and getattr(image, "is_animated", False):
         what = "files with several pages" if image.format in _PAGED_FORMATS else "animated pictures"
         raise ImageError(f"{what} are not supported")
@@ -91,7 +96,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 
 
 def _from_loaded(image: Image.Image, raw: str, strip: bool, max_pixels: int) -> Picture:
-    _check_size(image, max_pixels)  # icon formats choose their size on loading
+    _check_size(image, max_pixels)  # again: icon formats choose their size on loading
     found = metadata.read(image)
     icc, notes = found.icc, [*found.notes]
     colour, alpha, more_notes = samples.convert(image, raw, icc)
@@ -121,7 +126,7 @@ def _from_loaded(image: Image.Image, raw: str, strip: bool, max_pixels: int) -> 
 
 
 def _number_of_pictures(image: Image.Image) -> int:
-    """Of a JPEG file as phones and stereo cameras write it (MPO), 1 of others."""
+    """How many pictures a JPEG file holds. Phones and stereo cameras write several (MPO)."""
     index = image.info.get("mp")
     try:
         return (isinstance(index, bytes) and exif.number(index, _NUMBER_OF_PICTURES)) or 1
