@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import cross_entropy_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from vqcodec.prior.freeze import freeze
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
 from vqcodec.prior.range_coder import StreamReader, StreamWriter, decode_grids, encode_grids
-from vqcodec.prior.wavefront_scan import Step, cross_entropy_bits, scan
+from vqcodec.prior.wavefront_scan import Step, scan
 
 CONFIG = ModelConfig(
     name="tiny",
