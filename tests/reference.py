@@ -259,7 +259,7 @@ class Prior:
         return clamp(h + rounded((a * g >> 7) @ weight, e))
 
     def frequencies(self, level: int, quality: int, h: Ints, w: Ints) -> Iterator[Ints]:
-        """*Frequencies* of each slice of a position, with the tally's w (S, K)."""
+        """*Frequencies* of each slice of a position, with the corrections w (S, K)."""
         weight, e = self.matrix(f"level{level}.output")
         bias = self.tensors[f"level{level}.output.bias"][16 * quality // 101]
         for logits in rounded(narrow(h) @ weight + bias, e - 2).reshape(w.shape) + (w >> 4):
@@ -280,7 +280,7 @@ class LevelDecoder:
         shape = (prior.layers + 2, height + 4, width + 4, channels)
         self.embedded, *self.hidden = np.zeros(shape, np.int64)
         self.fronts = width + 2 * (height - 1)
-        # Section 5, *AdaptiveCounts*: w and e; n and g of the front that is being decoded
+        # Section 5, *Adaptive counts*: w and e; n and g of the front that is being decoded
         columns = prior.tensors[f"level{level}.output.weight"].shape[1]
         self.w, self.e, self.n, self.g = np.zeros(
             (4, prior.slices[level], columns // prior.slices[level]), np.int64

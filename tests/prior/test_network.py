@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import cross_entropy_bits
 
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.prior import network as prior
@@ -14,7 +15,6 @@ from vqcodec.prior.adaptive_counts import AdaptiveCounts
 from vqcodec.prior.freeze import freeze, thaw, unfrozen
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
-from vqcodec.prior.wavefront_scan import cross_entropy_bits
 
 CONFIG = ModelConfig(
     name="tiny",
