@@ -4,6 +4,7 @@ import inspect
 import json
 import platform
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,7 @@ def test_any_weight_changes_the_hash(tiny_weights: dict[str, Path], tensor: str)
 def test_copies_that_differ_change_the_hash(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vqcodec.prior import probe as module
-
+    module: Any = import_module("vqcodec.prior.probe")
     model = models.load(str(tiny_weights["vq-vae"]))
     wanted, drawn = probe_scan(model.prior)
     exact = module.scan_known

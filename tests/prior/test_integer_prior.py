@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import ModelError
-from vqcodec.prior import integer_prior as integer_prior
-from vqcodec.prior import wavefront_scan
-from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, int8_is_right
+from vqcodec.prior import constants, wavefront_scan
+from vqcodec.prior.arithmetic import Arithmetic, FloatArithmetic, Int8Arithmetic, int8_is_right
 from vqcodec.prior.freeze import freeze
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
@@ -274,8 +273,10 @@ def test_walk_and_known_agree_with_the_reference(
             np.testing.assert_array_equal(frequencies, flat[:, places])
         return ordered(step, grids)
 
-    int8 = [Int8Arithmetic(least=0)] if int8_is_right() else []
-    for arithmetic in (FloatArithmetic(), FloatArithmetic(np.float64), *int8):
+    ways: list[Arithmetic] = [FloatArithmetic(), FloatArithmetic(np.float64)]
+    if int8_is_right():
+        ways.append(Int8Arithmetic(least=0))
+    for arithmetic in ways:
         prior = IntegerPrior(CONFIG, tensors, arithmetic)
         scanned = scan(prior, shapes_from(coarse), 37, choose, batch)
         for got, grid in zip(scanned, grids, strict=True):
@@ -451,7 +452,7 @@ def test_no_torch_is_imported() -> None:
 
 def test_skewed_rows_never_collide() -> None:
     """Each position has a row of its own, and taps outside the grid hit no position's row."""
-    taps = (*integer_prior.FIRST_TAPS, *integer_prior.LAYER_TAPS, *integer_prior.AROUND)
+    taps = (*constants.FIRST_TAPS, *constants.LAYER_TAPS, *constants.CONTEXT_TAPS)
     for h in range(1, 16):
         for w in range(1, 16):
             step = min(h + wavefront_scan.PAD_ROWS, w // 2 + 2)

@@ -9,8 +9,9 @@ import numpy as np
 from PIL import Image
 
 from vqcodec import codec, files
-from vqcodec.picture import image
+from vqcodec.picture import reading, writing
 from vqcodec.picture.metrics import psnr_db
+from vqcodec.picture.picture import to_pil
 from vqcodec.training.drawings import draw
 
 __all__ = ["Trial", "demo"]
@@ -50,8 +51,8 @@ def demo(
     if picture is None:
         source = Image.fromarray(draw(np.random.default_rng(11), 512))
     else:
-        source = image.to_pil(image.read_picture(picture))
-    original = image.write_picture(image.from_pil(source), ".png")
+        source = to_pil(reading.read_picture(picture))
+    original = writing.write_picture(reading.from_pil(source), ".png")
     files.write(str(folder / "original.png"), original, force, new_folders=True)
     reference = np.asarray(source.convert("RGB"))
     for quality in qualities:
@@ -61,7 +62,7 @@ def demo(
         decoded = codec.decompress_picture(data)
         end = time.perf_counter()
         path = folder / f"q{quality:g}.vqc"
-        png = image.write_picture(decoded, ".png")
+        png = writing.write_picture(decoded, ".png")
         files.write(str(path), data, force)
         files.write(str(path.with_suffix(".png")), png, force)
         yield Trial(

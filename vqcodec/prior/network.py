@@ -21,18 +21,9 @@ from torch import Tensor, nn
 
 from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.limits import QUALITIES
+from vqcodec.prior.constants import FIRST_TAPS, LAYER_TAPS, Taps
 
 __all__ = ["GatedLayer", "Prior", "Trunk"]
-
-Taps = tuple[tuple[int, int], ...]
-
-FIRST_TAPS: Taps = (
-    *((0, -1), (0, -2)),
-    *((-1, -2), (-1, -1), (-1, 0), (-1, 1)),
-    *((-2, -1), (-2, 0), (-2, 1)),
-)
-LAYER_TAPS: Taps = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
-CONTEXT_TAPS: Taps = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
 
 LIMIT = 8.0  # activations stay in [-LIMIT, LIMIT]
 FEATURES = 6

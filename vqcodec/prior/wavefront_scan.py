@@ -24,28 +24,26 @@ from vqcodec.config import RATE_BINS
 from vqcodec.limits import QUALITIES
 from vqcodec.prior.adaptive_counts import AdaptiveCounts
 from vqcodec.prior.arithmetic import Array
-from vqcodec.prior.integer_prior import (
+from vqcodec.prior.constants import (
     ACTIVATION_MAX,
-    AROUND,
-    FINE,
+    CONTEXT_TAPS,
+    FINE_STEPS,
     FIRST_TAPS,
-    GATE_MAX,
+    GATE_UNIT,
     LAYER_TAPS,
-    IntegerPrior,
-    clip_activations,
+    TOTAL,
 )
+from vqcodec.prior.integer_prior import IntegerPrior, clip_activations
 from vqcodec.resources import limit_threads
 
 __all__ = [
-    *("TOTAL", "Wavefront", "Indices", "Shares", "Step"),
+    *("Wavefront", "Indices", "Shares", "Step"),
     *("cross_entropy_bits", "scan", "scan_known"),
 ]
 
 Indices = NDArray[np.integer[Any]]
 Shares = NDArray[np.float64]  # (n, K), frequencies less one: integers >= 0 that sum to TOTAL - K
 Grid = NDArray[np.integer[Any]]  # (batch, h, w, S)
-
-TOTAL = 2**24  # frequencies of an index sum to this
 
 AHEAD = 3  # wavefronts to the furthest tap of a context layer, (1, 1)
 LAG = 2 * AHEAD + 1  # wavefronts between two levels: the two context layers see 2 * AHEAD ahead
@@ -233,7 +231,7 @@ class _Run:
         self.features = np.zeros((depth + 2, size, channels), self.held)
         self.around, self.first_taps, layer_taps = (
             np.array([(dx + 2 * dy) * pitch + dy * batch for dy, dx in taps])
-            for taps in (AROUND, FIRST_TAPS, LAYER_TAPS)
+            for taps in (CONTEXT_TAPS, FIRST_TAPS, LAYER_TAPS)
         )
         # In all features, one after the other; the last tap of a layer is the context.
         layers, context = np.arange(1, depth + 1)[:, None], np.full((depth, 1), depth + 1)
@@ -245,7 +243,7 @@ class _Run:
         self.tables = [prior.tables[level] for level in levels]
         # (2, levels, C): what is added in the context layers, the second of which is fine.
         self.conditions = np.stack([tables.condition[quality] for tables in self.tables], 1)
-        self.conditions *= np.array([1, FINE]).reshape(2, 1, 1) / 16
+        self.conditions *= np.array([1, FINE_STEPS]).reshape(2, 1, 1) / 16
         self.conditions += 0.5  # for rounding
         self.half = np.array([0.5], prior.arithmetic.sums)
         self.bias = [tables.bias[quality * RATE_BINS // QUALITIES] for tables in self.tables]
@@ -415,9 +413,9 @@ class _Run:
         for k, layer in enumerate(trunk.layers):
             self.features[k + 1][where] = _narrow(h)
             sums = layer.gate(_taps(features, where, self.layer_taps[k]), layer.bias)
-            u = sums[:, :channels].clip(-GATE_MAX, GATE_MAX - 1)
-            u *= sums[:, channels:].clip(0, GATE_MAX)
-            u *= 1 / GATE_MAX
+            u = sums[:, :channels].clip(-GATE_UNIT, GATE_UNIT - 1)
+            u *= sums[:, channels:].clip(0, GATE_UNIT)
+            u *= 1 / GATE_UNIT
             np.floor(u, out=u)
             h += layer.residual(u, self.half)
             clip_activations(h)
@@ -449,6 +447,6 @@ def _taps(features: NDArray[Any], where: Rows, back: Rows) -> NDArray[Any]:
 
 def _narrow(h: Array) -> Array:
     """Fine values to the steps of what is multiplied."""
-    steps: Array = h * (1 / FINE)
+    steps: Array = h * (1 / FINE_STEPS)
     steps += 0.5
     return np.floor(steps, out=steps)

@@ -1,0 +1,117 @@
+"""ICC profile, EXIF and XMP of a Pillow image; the part of EXIF that a TIFF file can hold."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image
+
+from vqcodec.picture import exif, png
+
+__all__ = ["Metadata", "descriptive_exif", "read"]
+
+_INTEROPERABILITY: Final = 0xA005
+_EXIF_PREFIX: Final = b"Exif\0\0"
+_SUB_DIRECTORIES: Final = (0x8769, 0x8825)  # camera settings, position
+# What a TIFF file says about the picture and not about its own strips of bytes: description, make,
+# model, resolution (3 tags), software, date, artist, copyright.
+_DESCRIPTIVE: Final = (0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298)
+_XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)([2-8])")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a picture says about itself.
+
+    Attributes:
+        icc: ICC profile.
+        exif: EXIF as a bare TIFF structure, orientation 1.
+        xmp: XMP packet, orientation 1.
+        orientation: 1..8, as EXIF counts, of the samples.
+        notes: what was left out.
+    """
+
+    icc: bytes | None
+    exif: bytes | None
+    xmp: bytes | None
+    orientation: int
+    notes: tuple[str, ...]
+
+
+def read(image: Image.Image) -> Metadata:
+    """The metadata of a loaded image. Of two orientations, that of EXIF counts, not that of XMP."""
+    notes = []
+    icc = image.info.get("icc_profile")
+    if "icc_profile" in image.info and not icc:
+        notes.append("colour profile left out: it is damaged")
+    gamma = image.info.get("gamma")  # of PNG; with a profile or `sRGB` beside it, it says nothing
+    if (
+        isinstance(gamma, float)
+        and abs(gamma * 2.2 - 1) > 0.03
+        and not (icc or "srgb" in image.info)
+    ):
+        notes.append(f"gamma {gamma:.4g} left out: samples count as sRGB")
+    xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+    if isinstance(xmp, str):
+        xmp = xmp.encode()
+    tiff, orientation = None, 1
+    if isinstance(xmp, bytes) and (found := _XMP_ORIENTATION.search(xmp)):
+        orientation = int(found[2])
+        xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
+    try:
+        tiff, stated = _exif(image)
+        orientation = orientation if stated is None else stated
+        orientation = orientation if 1 <= orientation <= 8 else 1
+        tiff = exif.upright(tiff, orientation != 1) if tiff else None
+    except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
+        tiff = None
+        notes.append("damaged EXIF data left out")
+    icc, tiff, xmp = (
+        part if isinstance(part, bytes) and part else None for part in (icc, tiff, xmp)
+    )
+    return Metadata(icc, tiff, xmp, orientation, tuple(notes))
+
+
+def _exif(image: Image.Image) -> tuple[bytes | None, int | None]:
+    """EXIF as a bare TIFF structure; the orientation that it states."""
+    tiff = image.info.get("exif")
+    if not tiff and png.RAW_EXIF in image.info:  # three lines, then hexadecimal digits
+        tiff = bytes.fromhex("".join(image.info[png.RAW_EXIF].split("\n")[3:]))
+    if tiff:
+        tiff = tiff.removeprefix(_EXIF_PREFIX)
+        return tiff, exif.number(tiff, exif.ORIENTATION)
+    own = image.getexif()  # of a TIFF file, whose bytes say much else; or set by a program
+    described = _descriptive(own)
+    tiff = described.tobytes().removeprefix(_EXIF_PREFIX) if len(described) else None
+    return tiff, exif.first_number(own.get(exif.ORIENTATION))
+
+
+def descriptive_exif(tiff: bytes | None) -> Image.Exif:
+    """The part of EXIF data (a bare TIFF structure) that is about the picture as a whole.
+
+    What else a directory may say would contradict the samples of a TIFF file that it is written
+    into. Nothing where it is damaged.
+    """
+    whole, part = Image.Exif(), Image.Exif()
+    try:
+        whole.load(_EXIF_PREFIX + exif.without_damage(tiff) if tiff else b"")
+        # Through bytes, which fails where values are of other types than their tags have; and only
+        # of what was read can directories be written.
+        part.load(_descriptive(whole).tobytes())
+        return part
+    except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
+        return Image.Exif()
+
+
+def _descriptive(own: Image.Exif) -> Image.Exif:
+    wanted = Image.Exif()
+    for tag in _DESCRIPTIVE:
+        if tag in own:
+            wanted[tag] = own[tag]
+    for directory in _SUB_DIRECTORIES:
+        # Without the offset of the directory for interoperability, which would point nowhere.
+        if fields := {t: v for t, v in own.get_ifd(directory).items() if t != _INTEROPERABILITY}:
+            wanted[directory] = fields
+    return wanted

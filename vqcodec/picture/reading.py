@@ -1,0 +1,129 @@
+"""Any picture that a user has, as a `Picture`. Pillow does the formats, `samples.py` its modes."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from vqcodec.errors import ImageError
+from vqcodec.limits import MAX_METADATA_BYTES, MAX_PIXELS, MAX_SIDE
+from vqcodec.picture import exif, metadata, pillow, png, samples
+from vqcodec.picture.picture import Picture
+
+__all__ = ["from_pil", "read_picture"]
+
+_VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
+_PAGED_FORMATS: Final = {"TIFF", "DCX"}
+_NUMBER_OF_PICTURES: Final = 0xB001  # tag of MPO
+
+
+def read_picture(
+    source: bytes | str | os.PathLike[str], *, strip: bool = False, max_pixels: int = MAX_PIXELS
+) -> Picture:
+    """Read a picture file of any format and mode that Pillow reads; `write_picture` writes one.
+
+    EXIF orientation is applied. CMYK goes through its colour profile to sRGB; samples of more than
+    8 bits are scaled to 8; a note tells. Grey stays grey, opacity is kept exactly.
+
+    Args:
+        source: the file's bytes, or its path.
+        strip: leave out ICC, EXIF and XMP.
+        max_pixels: refuse larger pictures, before their samples are decoded.
+    Raises:
+        ImageError: unreadable, truncated, animated, several pages, too large.
+    """
+    name = "picture" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        data = source if isinstance(source, bytes) else Path(source).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    with pillow.errors(name):
+        aside: dict[str, bytes | str] = {}
+        if data.startswith(png.MAGIC):
+            data, aside = png.split(data)
+        with pillow.open_file(data) as image:
+            _check_kind(image)
+            _check_size(image, max_pixels)
+            raw = samples.raw_mode(image)
+            pillow.load(image)
+            image.info.update(aside)
+            return _from_loaded(image, raw, strip, max_pixels)
+
+
+def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
+    """A Pillow image of any mode as a Picture; `to_pil` is the inverse for 8-bit modes.
+
+    Raises:
+        ImageError: no pixels, too many, or Pillow cannot load or convert it.
+        TypeError: it is something else.
+    """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"a path, bytes or a Pillow image, not {type(image).__name__}")
+    with pillow.errors("picture"):
+        _check_size(image, max_pixels)
+        raw = samples.raw_mode(image)
+        image.load()
+        return _from_loaded(image, raw, strip, max_pixels)
+
+
+def _check_kind(image: Image.Image) -> None:
+    if image.format in _VECTOR_FORMATS:
+        raise ImageError("vector pictures are not supported")
+    # `n_frames` would look for all of them, which takes long where they are many.
+    if image.format != "PSD" and getattr(image, "is_animated", False):
+        what = "files with several pages" if image.format in _PAGED_FORMATS else "animated pictures"
+        raise ImageError(f"{what} are not supported")
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{width} x {height} has no pixels")
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise ImageError(f"{width} x {height} is over the limit of {max_pixels} pixels")
+
+
+def _from_loaded(image: Image.Image, raw: str, strip: bool, max_pixels: int) -> Picture:
+    _check_size(image, max_pixels)  # icon formats choose their size on loading
+    found = metadata.read(image)
+    icc, notes = found.icc, [*found.notes]
+    colour, alpha, more_notes = samples.convert(image, raw, icc)
+    notes += more_notes
+    grey = colour.ndim == 2
+    if image.mode in ("CMYK", "LAB"):
+        icc = None  # it described the samples before the conversion
+    elif icc and not strip and icc[16:20] not in ((b"GRAY", b"RGB ") if grey else (b"RGB ",)):
+        space = icc[16:20].decode("latin-1").strip()
+        known = space.isascii() and space.isalnum()
+        notes.append(f"colour profile left out: it is {f'for {space}' if known else 'damaged'}")
+        icc = None
+    colour = samples.orient(colour, found.orientation)
+    if alpha is not None:
+        alpha = np.ascontiguousarray(samples.orient(alpha, found.orientation))
+    rgb = np.repeat(colour[..., None], 3, axis=2) if grey else np.ascontiguousarray(colour)
+    if image.format == "PSD" and getattr(image, "is_animated", False):
+        notes.append("layers merged")
+    elif _number_of_pictures(image) > 1:
+        notes.append("only the first picture of the file kept")
+    icc, tiff, xmp = (None, None, None) if strip else (icc, found.exif, found.xmp)
+    for kind, part in (("ICC", icc), ("EXIF", tiff), ("XMP", xmp)):
+        if part and len(part) > MAX_METADATA_BYTES:
+            raise ImageError(f"{kind} of {len(part)} bytes is over the limit; leave it out (strip)")
+    opaque = alpha is None or bool((alpha == 255).all())
+    return Picture(rgb, grey, None if opaque else alpha, icc, tiff, xmp, tuple(notes))
+
+
+def _number_of_pictures(image: Image.Image) -> int:
+    """Of a JPEG file as phones and stereo cameras write it (MPO), 1 of others."""
+    index = image.info.get("mp")
+    try:
+        return (isinstance(index, bytes) and exif.number(index, _NUMBER_OF_PICTURES)) or 1
+    except (ValueError, struct.error):
+        return 1
