@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vqcodec.bitstream.container import MAGIC
 from vqcodec.errors import NotVqcodecFile
+from vqcodec.picture.formats import SUFFIXES
 
 __all__ = [
     "PICTURES",
@@ -23,12 +24,7 @@ __all__ = [
 ]
 
 STREAM = "-"  # standard input as a source, standard output as a target
-# fmt: off
-PICTURES = frozenset({  # what -r takes from a folder to compress
-    ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
-    ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".tga", ".tif", ".tiff", ".webp",
-})
-# fmt: on
+PICTURES = SUFFIXES  # what -r takes from a folder to compress
 
 Complain = Callable[[str, Exception], None]  # (source, why it cannot be done)
 

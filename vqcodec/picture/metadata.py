@@ -31,13 +31,8 @@ def read(
     """
     notes = []
     icc = image.info.get("icc_profile")
-    gamma = image.info.get("gamma")  # of PNG; with a profile or `sRGB` beside it, it says nothing
-    if (
-        isinstance(gamma, float)
-        and abs(gamma * 2.2 - 1) > 0.03
-        and not (icc or "srgb" in image.info)
-    ):
-        notes.append(f"gamma {gamma:.4g} left out: samples count as sRGB")
+    if "icc_profile" in image.info and not icc:  # Pillow could not put it together
+        notes.append("damaged colour profile left out")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import zlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -13,20 +13,26 @@ from PIL import Image
 
 from vqcodec.errors import ImageError
 from vqcodec.limits import MAX_METADATA_BYTES, MAX_PIXELS, MAX_SIDE
-from vqcodec.picture import metadata, pillow, samples
-from vqcodec.picture.picture import Picture
+from vqcodec.picture import metadata, opening, pillow, samples
+from vqcodec.picture.colour import from_png
+from vqcodec.picture.layouts import Crop, Facts
+from vqcodec.picture.picture import Picture, UInt8Array
 
 __all__ = ["from_pil", "read_picture"]
 
-_VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
 _PAGED_FORMATS: Final = {"TIFF", "DCX"}
-_FIRST_FRAME_FORMATS: Final = {"MPO", "PSD"}  # the first frame is the picture: phones, layers
+# Their first frame, or the one that they call primary, is the picture: phones, layers.
+_FIRST_FRAME_FORMATS: Final = {"MPO", "HEIF", "PSD"}
 
 
 def read_picture(
-    source: bytes | str | os.PathLike[str], *, strip: bool = False, max_pixels: int = MAX_PIXELS
+    source: bytes | str | os.PathLike[str],
+    *,
+    strip: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    any_format: bool = False,
 ) -> Picture:
-    """Read a picture file of any format and mode that Pillow reads; `write_picture` writes one.
+    """Read a picture file of a format in `formats.py`; `write_picture` writes one.
 
     EXIF orientation is applied. CMYK goes through its colour profile to sRGB; samples of more than
     8 bits are scaled to 8; a note tells. Grey stays grey, opacity is kept exactly.
@@ -35,8 +41,10 @@ def read_picture(
         source: the file's bytes, or its path.
         strip: leave out ICC, EXIF and XMP.
         max_pixels: refuse larger pictures, before their samples are decoded.
+        any_format: take other formats too, and layouts that no test covers, as Pillow reads them;
+            a note tells.
     Raises:
-        ImageError: unreadable, truncated, animated, several pages, too large.
+        ImageError: unreadable, truncated, animated, several pages, too large, untested.
     """
     name = "picture" if isinstance(source, bytes) else os.fspath(source)
     try:
@@ -45,12 +53,14 @@ def read_picture(
         raise ImageError(f"{name}: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise ImageError(f"{name}: the file is empty")
-    with pillow.guard(name, max_pixels), Image.open(io.BytesIO(data)) as image:
-        _check_kind(image)
-        _check_size(image, max_pixels)
-        if image.format == "PNG":
-            _check_png(data)
-        return _from_pil(image, strip, max_pixels)
+    with pillow.guard(name, max_pixels):
+        image, facts = opening.open_picture(data, any_format)
+        with image:
+            _check_frames(image)
+            _check_size(image, max_pixels)
+            if image.format == "PNG":
+                _check_png(data)
+            return _from_pil(image, strip, max_pixels, facts)
 
 
 def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -63,12 +73,10 @@ def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_P
     if not isinstance(image, Image.Image):
         raise TypeError(f"a path, bytes or a Pillow image, not {type(image).__name__}")
     with pillow.guard("picture", max_pixels):
-        return _from_pil(image, strip, max_pixels)
+        return _from_pil(image, strip, max_pixels, Facts())
 
 
-def _check_kind(image: Image.Image) -> None:
-    if image.format in _VECTOR_FORMATS:
-        raise ImageError("vector pictures are not supported")
+def _check_frames(image: Image.Image) -> None:
     if image.format not in _FIRST_FRAME_FORMATS and getattr(image, "n_frames", 1) > 1:
         what = "files with several pages" if image.format in _PAGED_FORMATS else "animated pictures"
         raise ImageError(f"{what} are not supported")
@@ -99,14 +107,14 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise ImageError(f"{width} x {height} is over the limit of {max_pixels} pixels")
 
 
-def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
+def _from_pil(image: Image.Image, strip: bool, max_pixels: int, facts: Facts) -> Picture:
     _check_size(image, max_pixels)
     raw = samples.raw_mode(image)
     image.load()
     _check_size(image, max_pixels)  # icon formats choose their size on loading
     icc, exif, xmp, orientation, notes = metadata.read(image)
     colour, alpha, more_notes = samples.convert(image, raw, icc)
-    notes += more_notes
+    notes = [*facts.notes, *notes, *more_notes]
     if image.mode in ("CMYK", "LAB"):
         icc = None  # it described the samples before the conversion
     elif icc and not strip and colour.ndim == 3 and icc[16:20] != b"RGB ":
@@ -114,14 +122,19 @@ def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
         known = space.isascii() and space.isalnum()
         notes.append(f"colour profile left out: it is {f'for {space}' if known else 'damaged'}")
         icc = None
-    colour = samples.orient(colour, orientation)
+    elif not icc:
+        colours = facts.colours or from_png(image.info)
+        icc = colours.profile(grey=colour.ndim == 2)
+        notes += [colours.note] if colours.note else []
+    colour = samples.orient(_cropped(colour, facts.crop), orientation)
     if alpha is not None:
-        alpha = np.ascontiguousarray(samples.orient(alpha, orientation))
+        alpha = samples.orient(_cropped(alpha, facts.crop), orientation)
+        alpha = np.ascontiguousarray(alpha)
     grey = colour.ndim == 2
     rgb = np.repeat(colour[..., None], 3, axis=2) if grey else np.ascontiguousarray(colour)
     if image.format == "PSD" and getattr(image, "n_frames", 1) > 1:
         notes.append("layers merged")
-    elif image.format == "MPO":
+    elif image.format == "MPO" or image.format == "HEIF" and getattr(image, "n_frames", 1) > 1:
         notes.append("only the first picture of the file kept")
     if strip:
         icc = exif = xmp = None
@@ -130,3 +143,21 @@ def _from_pil(image: Image.Image, strip: bool, max_pixels: int) -> Picture:
             raise ImageError(f"{kind} of {len(part)} bytes is over the limit; --strip drops it")
     opaque = alpha is None or bool((alpha == 255).all())
     return Picture(rgb, grey, None if opaque else alpha, icc, exif, xmp, tuple(notes))
+
+
+def _cropped(array: UInt8Array, crop: Crop | None) -> UInt8Array:
+    """The clean aperture of an (H, W) or (H, W, 3) array, which must begin on whole samples."""
+    if crop is None:
+        return array
+    sides, offsets = crop[:2], crop[2:]
+    slices = []
+    for whole, side, offset in zip(array.shape[1::-1], sides, offsets, strict=True):
+        start = offset + Fraction(whole - 1, 2) - (side - 1) / 2
+        if (
+            side.denominator != 1
+            or start.denominator != 1
+            or not 0 <= start <= whole - side < whole
+        ):
+            raise ImageError("damaged: its clean aperture is no part of its samples")
+        slices.append(slice(int(start), int(start + side)))
+    return array[slices[1], slices[0]]
