@@ -51,8 +51,8 @@ def facts_of(kind: str, file: bytes) -> Facts:
     """
     try:
         return _READERS[kind](file) if kind in _READERS else Facts()
-    except (struct.error, IndexError) as error:
-        raise ImageError("image file is truncated") from error
+    except (struct.error, LookupError, SyntaxError, TypeError, ValueError) as error:
+        raise ImageError("damaged: what it says of its samples cannot be read") from error
 
 
 def check_opened(kind: str, image: Image.Image, file: bytes) -> list[str]:
