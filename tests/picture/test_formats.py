@@ -365,7 +365,7 @@ def test_a_damaged_profile_is_told_of(kind: str) -> None:
             ">I", zlib.crc32(bytes(data[start : start + 4 + size]))
         )
     picture = read_picture(bytes(data))
-    assert picture.icc is None and picture.notes == ("damaged colour profile left out",)
+    assert picture.icc is None and picture.notes == ("colour profile left out: it is damaged",)
 
 
 # --- JPEG 2000 --------------------------------------------------------------------------------

@@ -206,8 +206,8 @@ def decompress(
             progress=advance,
         )
         written = writing.write_picture(picture, suffix)
-        if lost := writing.left_out(picture, suffix):
-            report.note(job.source, lost)
+        if caveat := writing.caveat(picture, suffix):
+            report.note(job.source, caveat)
         files.write(job.target, written, force, job.new_folders)
         report.done(
             job,

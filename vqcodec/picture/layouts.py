@@ -64,11 +64,8 @@ def check_opened(kind: str, image: Image.Image, file: bytes) -> list[str]:
         raise Untested("GIF", "a frame that does not fill its screen")
     if kind == "BMP" and tile and tile[0][3][0] not in _BMP_RAW_MODES[_bmp_bits(file)]:
         raise Untested("BMP", "grey in a palette that is read wrongly")
-    if kind == "JPEG":
-        if image.mode == "CMYK" and "adobe" not in image.info:
-            raise Untested("JPEG", "CMYK that does not say whether 0 is no ink or all of it")
-        if image.format == "JPEG" and "mp" in image.info:
-            return ["only the first picture of the file kept"]
+    if kind == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info:
+        raise Untested("JPEG", "CMYK that does not say whether 0 is no ink or all of it")
     if kind == "HEIF":
         depth = int(image.info.get("bit_depth", 8))
         return [f"{depth}-bit samples reduced to 8"] if depth > 8 else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Final
 
 import numpy as np
@@ -37,14 +36,14 @@ def decode(data: bytes, width: int, height: int) -> UInt8Array:
     """
     try:
         with (
-            pillow.guard("opacity plane", width * height),
-            Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image,
+            pillow.errors("opacity plane"),
+            pillow.open_file(data, ("PNG", "WEBP")) as image,
         ):
             if image.size != (width, height):
                 raise ImageError(f"{image.size} samples instead of {(width, height)}")
             if image.mode not in ("1", "L", "RGB"):
                 raise ImageError(f"mode {image.mode} instead of grey")
-            image.load()
+            pillow.load(image)
             return np.array(image.convert("L") if image.mode == "1" else image.getchannel(0))
     except ImageError as error:
         raise CorruptChunk(b"ALPHA", 0, str(error)) from error

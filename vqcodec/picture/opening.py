@@ -7,10 +7,10 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, Final
 
-from PIL import Image
+from PIL import ImageFile, UnidentifiedImageError, features
 
 from vqcodec.errors import ImageError
-from vqcodec.picture import formats, layouts
+from vqcodec.picture import formats, layouts, pillow
 from vqcodec.picture.formats import Untested
 from vqcodec.picture.layouts import Facts
 
@@ -18,10 +18,11 @@ __all__ = ["open_picture"]
 
 _VECTOR_FORMATS: Final = {"EPS", "WMF"}  # Pillow would start Ghostscript or ask Windows
 _TAKEN: Final = " taken as Pillow reads it"
+_OPTIONAL: Final = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # as Pillow calls it
 _NAMES: Final = {"JPEG2000": "JPEG 2000", "WEBP": "WebP"}
 
 
-def open_picture(file: bytes, any_format: bool) -> tuple[Image.Image, Facts]:
+def open_picture(file: bytes, any_format: bool) -> tuple[ImageFile.ImageFile, Facts]:
     """Open a file, without decoding its samples.
 
     Args:
@@ -40,35 +41,37 @@ def open_picture(file: bytes, any_format: bool) -> tuple[Image.Image, Facts]:
     except Untested as error:
         if not any_format:
             raise
-        return Image.open(io.BytesIO(file)), Facts(notes=(f"{error.kind}{_TAKEN}",))
+        return pillow.open_file(file), Facts(notes=(f"{error.kind}{_TAKEN}",))
     if facts.icc:
         image.info["icc_profile"] = facts.icc
     return image, replace(facts, notes=(*facts.notes, *notes))
 
 
-def _open(kind: str, file: bytes) -> Image.Image:
+def _open(kind: str, file: bytes) -> ImageFile.ImageFile:
     if kind == "HEIF":
         return _open_heif(file)
-    if kind not in Image.OPEN:
-        Image.init()
-    if kind not in Image.OPEN:
-        raise ImageError(f"this installation of Pillow does not read {_NAMES.get(kind, kind)}")
-    return Image.open(io.BytesIO(file), formats=(kind,))
+    name = _NAMES.get(kind, kind)
+    try:
+        return pillow.open_file(file, {kind})
+    except UnidentifiedImageError as error:
+        if kind in _OPTIONAL and not features.check(_OPTIONAL[kind]):
+            raise ImageError(f"this installation of Pillow does not read {name}") from error
+        raise ImageError(f"damaged: Pillow cannot read this {name} file") from error
 
 
-def _open_heif(file: bytes) -> Image.Image:
+def _open_heif(file: bytes) -> ImageFile.ImageFile:
     """Through the plug-in's class: it is not registered in the Pillow of the whole process."""
     try:
         plugin: Any = import_module("pillow_heif")
     except ImportError as error:
         needed = "HEIC and HEIF need the package pillow-heif: install vqcodec[heif]"
         raise ImageError(needed) from error
-    image: Image.Image = plugin.HeifImageFile(io.BytesIO(file))
+    image: ImageFile.ImageFile = plugin.HeifImageFile(io.BytesIO(file))
     return image
 
 
-def _open_other(file: bytes, any_format: bool) -> tuple[Image.Image, Facts]:
-    image = Image.open(io.BytesIO(file))
+def _open_other(file: bytes, any_format: bool) -> tuple[ImageFile.ImageFile, Facts]:
+    image = pillow.open_file(file)
     if image.format in _VECTOR_FORMATS:
         raise ImageError("vector pictures are not supported")
     if not any_format:

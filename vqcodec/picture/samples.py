@@ -7,6 +7,7 @@ entries are all grey. An RGB picture stays RGB even when its three channels happ
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,9 @@ _BITS: Final = 0x0102
 _PLANES: Final = 0x011C  # 2: each channel by itself
 # libtiff gives these in the machine's order of bytes, and Pillow swaps them.
 _SWAPPED: Final = ("I;16BS", "I;32BS", "F;32BF")
+_BAND: Final = 2**18  # pixels
+
+_Conversion = Callable[[Image.Image], tuple[UInt8Array, UInt8Array | None]]
 
 
 def raw_mode(image: Image.Image) -> str:
@@ -90,19 +94,47 @@ def convert(
     deep = ";16" in raw and raw != "BGR;16" and image.mode[0] not in "IF"
     notes = ["16-bit samples reduced to 8"] if deep else []
     if image.mode[0] in "IF":
-        samples, note = _reduce(np.asarray(image), image.mode, raw, _white_is_zero(image))
-        return samples, _keyed_alpha(np.asarray(image), image, 1), [note] if note else []
-    if image.mode == "CMYK":
-        samples, note = _cmyk_to_rgb(image, icc)
-        return samples, None, [*notes, note]
-    if image.mode in ("LAB", "HSV", "YCbCr"):
-        notes.append(f"{image.mode} converted to RGB")
-    return (*_convert_8_bit(image, raw, icc), notes)
+        part_of, note = _reduction(image, raw)
+    elif image.mode == "CMYK":
+        part_of, note = _cmyk_to_rgb(icc)
+    else:
+        part_of, note = (lambda band: _convert_8_bit(band, raw)), ""
+        if image.mode in ("LAB", "HSV", "YCbCr"):
+            note = f"{image.mode} converted to RGB"
+    samples, alpha = _joined(image, part_of)
+    palette_of_greys = image.mode in ("P", "PA") and not _is_rgb_profile(icc)
+    if palette_of_greys and bool((samples == samples[..., :1]).all()):
+        samples = samples[..., 0]  # unless a grey file would carry an RGB profile
+    if raw.startswith("LA;"):  # Pillow opens 16-bit grey with alpha as RGBA
+        samples = samples[..., 0]
+    return samples, alpha, [*notes, note] if note else notes
 
 
-def _convert_8_bit(
-    image: Image.Image, raw: str, icc: bytes | None
-) -> tuple[UInt8Array, UInt8Array | None]:
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Bands of rows: what Pillow makes of a whole image takes several times its memory."""
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        # Not `crop`, which heeds a limit of pixels that the process may have set.
+        box = (0, top, image.width, bottom)
+        size = (image.width, bottom - top)
+        yield slice(top, bottom), image.resize(size, Image.Resampling.NEAREST, box)
+
+
+def _joined(image: Image.Image, part_of: _Conversion) -> tuple[UInt8Array, UInt8Array | None]:
+    samples, alpha = np.empty(0, np.uint8), None
+    for rows, band in _bands(image):
+        part, opacity = part_of(band)
+        if rows.start == 0:
+            samples = np.empty((image.height, *part.shape[1:]), np.uint8)
+            alpha = None if opacity is None else np.empty(samples.shape[:2], np.uint8)
+        samples[rows] = part
+        if alpha is not None:
+            alpha[rows] = opacity
+    return samples, alpha
+
+
+def _convert_8_bit(image: Image.Image, raw: str) -> tuple[UInt8Array, UInt8Array | None]:
     palette = image.mode in ("P", "PA")
     grey = image.mode in ("1", "L", "LA", "La")
     transparent = palette and (
@@ -110,22 +142,12 @@ def _convert_8_bit(
         or image.mode == "PA"
         or (image.palette is not None and image.palette.mode == "RGBA")
     )
-    alpha: UInt8Array | None
     if transparent or image.mode in ("LA", "La", "RGBA", "RGBa"):
-        bands = np.array(image.convert("LA" if grey else "RGBA"))
-        samples, alpha = bands[..., :-1], bands[..., -1]
-    else:
-        wanted = "L" if grey else "RGB"
-        plain = image if image.mode == wanted else image.convert(wanted)  # which copies either way
-        samples = np.array(plain).reshape(*image.size[::-1], -1)
-        alpha = None
-        if not palette:
-            alpha = _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1))
-    if palette and not _is_rgb_profile(icc):  # a grey file must not carry an RGB profile
-        grey = bool((samples == samples[..., :1]).all())
-    if raw.startswith("LA;"):  # Pillow opens 16-bit grey with alpha as RGBA
-        grey = True
-    return samples[..., 0] if grey else samples, alpha
+        bands = np.asarray(image.convert("LA" if grey else "RGBA"))
+        return bands[..., 0] if grey else bands[..., :3], bands[..., -1]
+    wanted = "L" if grey else "RGB"
+    samples = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    return samples, _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1))
 
 
 def _keyed_alpha(samples: NDArray[Any], image: Image.Image, scale: int) -> UInt8Array | None:
@@ -140,7 +162,8 @@ def _keyed_alpha(samples: NDArray[Any], image: Image.Image, scale: int) -> UInt8
     if len(wanted) != planes.shape[2]:
         return None
     hidden: NDArray[np.bool_] = (planes == wanted).all(axis=2)
-    return np.where(hidden, 0, 255).astype(np.uint8)
+    opacity: UInt8Array = np.where(hidden, np.uint8(0), np.uint8(255))
+    return opacity
 
 
 def _white_is_zero(image: Image.Image) -> bool:
@@ -148,60 +171,79 @@ def _white_is_zero(image: Image.Image) -> bool:
     return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0)
 
 
-def _reduce(
-    values: NDArray[Any], mode: str, raw: str, white_is_zero: bool
-) -> tuple[UInt8Array, str]:
-    """Samples of more than 8 bits as 8 bits, by scaling and never by clipping; and a note.
+def _reduction(image: Image.Image, raw: str) -> tuple[_Conversion, str]:
+    """How samples of more than 8 bits become 8 bits, by scaling and never by clipping; and a note.
 
     16-bit samples have a known white, 65535. Integers and floats of other kinds do not: ranges
     that are customary (0..1, 0..255, 0..65535) are taken at their word, others are stretched.
     """
-    if raw == "I;32N":  # of a TIFF file: unsigned, which Pillow has no mode for
-        values = values.view(np.uint32)
+    mode, low, high = image.mode, 0.0, 65535.0
     signed = raw in ("I;16S", "I;16BS")
-    finite = values[np.isfinite(values)] if mode == "F" else values
-    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    low, high = 0.0, 65535.0
     if "I;12" in raw:
         high, note = 4095.0, "12-bit samples reduced to 8"
     elif mode.startswith("I;16") or raw.startswith("I;16") and not signed:
         note = "16-bit samples reduced to 8"
-    elif mode == "F" and least >= 0 and most <= 1:
-        high, note = 1.0, "float samples 0..1 scaled to 0..255"
-    elif least >= 0 and most <= 255 and (mode == "I" or bool((finite == np.rint(finite)).all())):
-        high, note = 255.0, ""
-    elif mode == "I" and least >= 0 and most <= 65535 and not signed:
-        note = "16-bit samples reduced to 8"
     else:
-        low, high = least, most if most > least else least + abs(least) + 1
-        note = f"samples {least:.6g}..{most:.6g} stretched to 0..255"
-    # float32 keeps 16-bit samples far closer than the 1/514 that could change a rounding.
-    wide: NDArray[Any] = values.astype(np.float32 if mode.startswith("I;16") else np.float64)
-    if mode == "F":
-        wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
-    if white_is_zero:
-        low, high = high, low
-    scaled = np.rint(np.clip((wide - low) * (255.0 / (high - low)), 0, 255))
-    return scaled.astype(np.uint8), note
+        least, most, whole = _range(image, raw)
+        if mode == "F" and least >= 0 and most <= 1:
+            high, note = 1.0, "float samples 0..1 scaled to 0..255"
+        elif least >= 0 and most <= 255 and whole:
+            high, note = 255.0, ""
+        elif mode == "I" and least >= 0 and most <= 65535 and not signed:
+            note = "16-bit samples reduced to 8"
+        else:
+            low, high = least, most if most > least else least + abs(least) + 1
+            note = f"samples {least:.6g}..{most:.6g} stretched to 0..255"
+    black, white = (high, low) if _white_is_zero(image) else (low, high)
+
+    def part_of(band: Image.Image) -> tuple[UInt8Array, UInt8Array | None]:
+        values = _values(band, raw)
+        # float32 keeps 16-bit samples far closer than the 1/514 that could change a rounding.
+        wide: NDArray[Any] = values.astype(np.float32 if mode.startswith("I;16") else np.float64)
+        if mode == "F":
+            wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
+        scaled = np.rint(np.clip((wide - black) * (255.0 / (white - black)), 0, 255))
+        return scaled.astype(np.uint8), _keyed_alpha(np.asarray(band), band, 1)
+
+    return part_of, note
 
 
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[UInt8Array, str]:
+def _values(image: Image.Image, raw: str) -> NDArray[Any]:
+    values = np.asarray(image)
+    return values.view(np.uint32) if raw == "I;32N" else values  # TIFF's, which has no mode
+
+
+def _range(image: Image.Image, raw: str) -> tuple[float, float, bool]:
+    """Least and largest of the finite samples, 0 if there are none; whether all are integers."""
+    ends, whole = list[float](), True
+    for _, band in _bands(image):
+        values = _values(band, raw)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            ends += [float(finite.min()), float(finite.max())]
+            whole = whole and bool((finite == np.rint(finite)).all())
+    return min(ends, default=0.0), max(ends, default=0.0), whole
+
+
+def _cmyk_to_rgb(icc: bytes | None) -> tuple[_Conversion, str]:
     if icc:
         try:
             from PIL import ImageCms
 
-            rgb = ImageCms.profileToProfile(
-                image,
+            transform = ImageCms.buildTransform(
                 ImageCms.ImageCmsProfile(io.BytesIO(icc)),
                 ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                "CMYK",
+                "RGB",
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
-            return np.array(rgb), "CMYK converted to sRGB through its colour profile"
+            note = "CMYK converted to sRGB through its colour profile"
+            return (lambda band: (np.asarray(transform.apply(band)), None)), note
         except Exception:  # a bad profile must not cost the picture: Pillow's own formula is left
             pass
-    return np.array(image.convert("RGB")), "CMYK converted to RGB without a colour profile"
+    note = "CMYK converted to RGB without a colour profile"
+    return (lambda band: (np.asarray(band.convert("RGB")), None)), note
 
 
 def _is_rgb_profile(icc: bytes | None) -> bool:
