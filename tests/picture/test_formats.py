@@ -295,6 +295,14 @@ def test_gif_frame_smaller_than_its_screen_is_refused() -> None:
     refused(bytes(data), "a frame that does not fill its screen")
 
 
+def test_the_profile_of_a_gif_is_told_of() -> None:
+    data = saved(SOFT.convert("P"), "GIF")
+    start = 13 + (3 << (data[10] & 7) + 1)
+    blocks = b"!\xff\x0bICCRGBG1012\x04ABCD\0"
+    picture = read_picture(data[:start] + blocks + data[start:])
+    assert picture.notes == ("colour profile left out: samples count as sRGB",)
+
+
 def test_gif_with_a_transparent_colour() -> None:
     index = noise(4, 4) % 3
     source = Image.fromarray(index).convert("P")

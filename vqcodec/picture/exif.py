@@ -1,6 +1,6 @@
-"""EXIF data as bytes: single numbers, such as the orientation, and entries that are damaged.
+"""Reads and patches EXIF data in place.
 
-Pillow's own reader warns of damage, through filters of warnings that are the whole process's.
+Pillow's own reader warns about damaged data, and warning filters belong to the whole process.
 Source: TIFF 6.0, section 2; Exif 2.32, section 4.6.
 """
 
@@ -46,7 +46,7 @@ def _start(tiff: bytes) -> int:
 
 
 def _entries(tiff: bytes, start: int) -> Iterator[_Entry]:
-    """Those of the directory at a byte; `struct.error` where it is cut."""
+    """The entries of the directory at byte `start`; raises `struct.error` if it is truncated."""
     order = _order(tiff)
     (count,) = struct.unpack_from(f"{order}H", tiff, start)
     for position in range(start + 2, start + 2 + 12 * count, 12):
@@ -54,9 +54,9 @@ def _entries(tiff: bytes, start: int) -> Iterator[_Entry]:
 
 
 def number(tiff: bytes, tag: int) -> int | None:
-    """A number of the first directory, whatever its kind; None if it is not there.
+    """The value of a tag in the first directory as an integer; None if there is none.
 
-    Orientations should be 16-bit integers. Some programs write a byte, or 32 bits.
+    Any numeric type will do: an orientation should have 16 bits, but some programs write 8 or 32.
 
     Raises:
         ValueError, struct.error: damaged.
@@ -82,7 +82,7 @@ def _number(tiff: bytes, entry: _Entry) -> int | None:
 
 
 def first_number(value: object) -> int | None:
-    """A value of EXIF as an integer: the first of several, text that is digits; None if none."""
+    """An EXIF value as an integer: the first of several, or digits in a text; else None."""
     if isinstance(value, bytes | tuple):
         return first_number(value[0]) if value else None
     if isinstance(value, str):
@@ -95,12 +95,10 @@ def first_number(value: object) -> int | None:
 
 
 def upright(tiff: bytes, turned: bool) -> bytes:
-    """A TIFF structure with orientation 1, patched in place.
-
-    Writing it anew would move what maker notes point at by byte offset.
+    """A TIFF structure with orientation 1. All else stays at its byte: maker notes hold offsets.
 
     Args:
-        turned: the picture was turned, which its thumbnail is not: unlink that.
+        turned: the picture was turned; its thumbnail was not, so it is unlinked.
     Raises:
         ValueError, struct.error: damaged.
     """
@@ -116,10 +114,10 @@ def upright(tiff: bytes, turned: bool) -> bytes:
 
 
 def without_damage(tiff: bytes) -> bytes:
-    """A TIFF structure whose entries Pillow reads without warnings, patched in place.
+    """A TIFF structure that Pillow reads without a warning.
 
-    Entries that lie outside the data, that have several values where their tag has one, or that
-    point at a directory that is cut, get kind 0, which readers pass over.
+    Damaged entries get kind 0, which readers skip: their value lies outside the data, their tag
+    has one value and they have several, or they point at a directory that is truncated.
 
     Raises:
         ValueError, struct.error: the first directory is damaged.
@@ -131,7 +129,7 @@ def without_damage(tiff: bytes) -> bytes:
                 _void_damaged(patched, tiff, _number(tiff, pointer) or 0, pointer.tag)
             except struct.error:
                 struct.pack_into("H", patched, pointer.position + 2, 0)
-    return bytes(patched) + bytes(4)  # for the pointer to the next directory may be missing
+    return bytes(patched) + bytes(4)  # the pointer to the next directory may be missing
 
 
 def _void_damaged(patched: bytearray, tiff: bytes, start: int, group: int | None) -> list[_Entry]:
@@ -143,7 +141,7 @@ def _void_damaged(patched: bytearray, tiff: bytes, start: int, group: int | None
         several = entry.values > 1 and entry.kind not in _SINGLE
         wrong = several and TiffTags.lookup(entry.tag, group).length == 1
         total += entry.size() if entry.size() > 4 else 0
-        if outside or wrong or total > len(tiff):  # Pillow takes overlapping values for an attack
+        if outside or wrong or total > len(tiff):  # overlaps: Pillow suspects an attack
             struct.pack_into("H", patched, entry.position + 2, 0)
         else:
             sound.append(entry)

@@ -21,6 +21,7 @@ from vqcodec.picture.formats import Untested
 
 __all__ = ["Facts", "check_opened", "facts_of"]
 
+_PROFILE_LEFT_OUT: Final = "colour profile left out: samples count as sRGB"
 Crop = tuple[Fraction, Fraction, Fraction, Fraction]  # width, height; offset of its centre: x, y
 
 
@@ -108,8 +109,12 @@ def _bmp(file: bytes) -> Facts:
     if compression == _BMP_MASKS and (bits not in (16, 32) or not any(file[54:66])):
         raise Untested("BMP", f"masks for {bits} bits")
     if header == 124 and file[70:74] in (b"DEBM", b"KNIL"):  # MBED, LINK
-        return Facts(notes=("colour profile left out: samples count as sRGB",))
+        return Facts(notes=(_PROFILE_LEFT_OUT,))
     return Facts()
+
+
+def _gif(file: bytes) -> Facts:
+    return Facts(notes=(_PROFILE_LEFT_OUT,) if b"!\xff\x0bICCRGBG1012" in file else ())
 
 
 def _ppm(file: bytes) -> Facts:
@@ -234,6 +239,7 @@ def _check_codestream(codestream: bytes, channels: tuple[int, ...]) -> bytes:
 _READERS: Final[dict[str, Callable[[bytes], Facts]]] = {
     "AVIF": _avif,
     "BMP": _bmp,
+    "GIF": _gif,
     "HEIF": _heif,
     "JPEG2000": _jpeg2000,
     "PNG": _png,

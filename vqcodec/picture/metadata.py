@@ -15,8 +15,8 @@ __all__ = ["Metadata", "descriptive_exif", "read"]
 _INTEROPERABILITY: Final = 0xA005
 _EXIF_PREFIX: Final = b"Exif\0\0"
 _SUB_DIRECTORIES: Final = (0x8769, 0x8825)  # camera settings, position
-# What a TIFF file says about the picture and not about its own strips of bytes: description, make,
-# model, resolution (3 tags), software, date, artist, copyright.
+# Tags that describe the picture, not how a TIFF file stores it: description, make, model,
+# resolution (3 tags), software, date, artist, copyright.
 _DESCRIPTIVE: Final = (0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298)
 _XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)([2-8])")
 
@@ -41,7 +41,7 @@ class Metadata:
 
 
 def read(image: Image.Image) -> Metadata:
-    """The metadata of a loaded image. Of two orientations, that of EXIF counts, not that of XMP."""
+    """The metadata of a loaded image. An orientation in EXIF overrides one in XMP."""
     notes = []
     icc = image.info.get("icc_profile")
     if "icc_profile" in image.info and not icc:
@@ -75,7 +75,7 @@ def _exif(image: Image.Image) -> tuple[bytes | None, int | None]:
     if tiff:
         tiff = tiff.removeprefix(_EXIF_PREFIX)
         return tiff, exif.number(tiff, exif.ORIENTATION)
-    own = image.getexif()  # of a TIFF file, whose bytes say much else; or set by a program
+    own = image.getexif()  # a TIFF file's own tags, or what the caller has set
     described = _descriptive(own)
     tiff = described.tobytes().removeprefix(_EXIF_PREFIX) if len(described) else None
     return tiff, exif.first_number(own.get(exif.ORIENTATION))
@@ -84,14 +84,14 @@ def _exif(image: Image.Image) -> tuple[bytes | None, int | None]:
 def descriptive_exif(tiff: bytes | None) -> Image.Exif:
     """The part of EXIF data (a bare TIFF structure) that is about the picture as a whole.
 
-    What else a directory may say would contradict the samples of a TIFF file that it is written
-    into. Nothing where it is damaged.
+    Other tags could contradict the samples of the TIFF file that they are written into. Empty if
+    the data is damaged.
     """
     whole, part = Image.Exif(), Image.Exif()
     try:
         whole.load(_EXIF_PREFIX + exif.without_damage(tiff) if tiff else b"")
-        # Through bytes, which fails where values are of other types than their tags have; and only
-        # of what was read can directories be written.
+        # By way of bytes: this fails here, and not on saving, for values of a wrong type; and
+        # Pillow writes only those sub-directories that it has read.
         part.load(_descriptive(whole).tobytes())
         return part
     except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
@@ -104,7 +104,7 @@ def _descriptive(own: Image.Exif) -> Image.Exif:
         if tag in own:
             wanted[tag] = own[tag]
     for directory in _SUB_DIRECTORIES:
-        # Without the offset of the directory for interoperability, which would point nowhere.
+        # Without the pointer to the interoperability directory, which is not copied.
         if fields := {t: v for t, v in own.get_ifd(directory).items() if t != _INTEROPERABILITY}:
             wanted[directory] = fields
     return wanted

@@ -14,7 +14,7 @@ from vqcodec.picture.picture import UInt8Array
 __all__ = ["decode", "encode"]
 
 _MAX_WEBP_SIDE: Final = 16383
-_MAX_WEBP_PIXELS: Final = 2**22  # its decoder takes 20 bytes each
+_MAX_WEBP_PIXELS: Final = 2**22  # decoding WebP takes 20 bytes of memory for each
 
 
 def encode(alpha: UInt8Array) -> bytes:
@@ -32,7 +32,8 @@ def decode(data: bytes, width: int, height: int) -> UInt8Array:
     """The (height, width) opacity plane that `encode` wrote.
 
     Raises:
-        CorruptChunk: no such file, another size, damaged; the size is checked before decoding.
+        CorruptChunk: not such a file, damaged, or of another size, which is checked before the
+            samples are decoded.
     """
     try:
         with (

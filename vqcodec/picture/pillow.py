@@ -1,10 +1,12 @@
-"""Files through Pillow, whatever the process has set for it, and without setting anything.
+"""Opening, decoding and writing files with Pillow, independent of its process-wide settings.
 
-`Image.open` and `load` obey settings of the whole process: how many pixels are too many
-(`Image.MAX_IMAGE_PIXELS`), whether a part of a picture will do (`ImageFile.LOAD_TRUNCATED_IMAGES`).
-They may be a program's own, and to change them for a while takes a lock, with which a process that
-is forked meanwhile would wait for ever. So nothing here reads or changes them, but where Pillow's
-plug-ins leave no choice: then an error names the setting.
+`Image.open` and `Image.load` obey `Image.MAX_IMAGE_PIXELS` and `ImageFile.LOAD_TRUNCATED_IMAGES`,
+which belong to the program that uses this library. To change them for a while would need a lock,
+and a process that is forked while another thread holds it would wait for ever. So nothing here
+changes them, and only some of Pillow's plug-ins still obey them; an error then names the setting.
+
+Warnings are such a setting too: Pillow's warnings about damaged tags of TIFF and AVIF files go
+where the program sends them.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @contextmanager
 def errors(name: str) -> Iterator[None]:
-    """Turn whatever is raised into an `ImageError` of one line that begins with a name."""
+    """Turn any exception into an `ImageError` of one line that begins with `name`."""
     try:
         yield
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except Image.DecompressionBombError as error:  # its text speaks of an attack
         limit = f"twice PIL.Image.MAX_IMAGE_PIXELS = {Image.MAX_IMAGE_PIXELS}"
-        raise ImageError(f"{name}: Pillow refuses it for its size: over {limit}") from error
+        raise ImageError(f"{name}: Pillow refuses its size, over {limit}; raise that") from error
     except UnidentifiedImageError as error:  # its text names a BytesIO object
         raise ImageError(f"{name}: not a picture in a format that Pillow reads") from error
     except Exception as error:  # plug-ins raise nearly anything for a damaged file
@@ -48,15 +50,15 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
 
     def load_read(self, read_bytes: int) -> bytes:
         assert self.fp is not None
-        return self.fp.read(read_bytes)  # and no end where there is none, whatever is set
+        return self.fp.read(read_bytes)  # Pillow's may append the end that a file lacks
 
     def _read_dpi_from_exif(self) -> None:
-        """Nothing asks for it, and it warns of damaged EXIF."""
+        """Not needed, and Pillow's warns about damaged EXIF."""
 
 
 class _Tiff(TiffImagePlugin.TiffImageFile):
     def load_prepare(self) -> None:
-        if self._im is None and hasattr(self, "_tile_size"):  # else Pillow checks the size for it
+        if self._im is None and hasattr(self, "_tile_size"):  # or Pillow checks the size
             self.im = Image.new(self.mode, self._tile_size, None).im
         super().load_prepare()
 
@@ -65,10 +67,12 @@ _OWN: Final[dict[str, Callable[..., ImageFile.ImageFile]]] = {"JPEG": _Jpeg, "TI
 
 
 def open_file(data: bytes, formats: Collection[str] | None = None) -> ImageFile.ImageFile:
-    """What `Image.open` does, but for its check of the size.
+    """Open a picture file as `Image.open` does, but without its check of the size.
 
     Args:
-        formats: names of those to try; None: all that Pillow knows.
+        formats: Pillow's names of the formats to try; None: all.
+    Raises:
+        UnidentifiedImageError: the file has none of these formats.
     """
     tried: set[str] = set()
     for load_plugins in (Image.preinit, Image.init):  # the common ones, all
@@ -87,7 +91,10 @@ def open_file(data: bytes, formats: Collection[str] | None = None) -> ImageFile.
 
 
 class _Strict:
-    """A decoder of Pillow's that raises where `ImageFile.load` may have been told to go on."""
+    """A decoder of Pillow's that raises if the samples are truncated or damaged.
+
+    By itself, `ImageFile.load` ignores both if `LOAD_TRUNCATED_IMAGES` is set.
+    """
 
     def __init__(self, mode: str, name: str, *arguments: Any) -> None:
         self._decoder = Image._getdecoder(mode, name, arguments)
@@ -117,17 +124,18 @@ Image.register_decoder("vqcodec", _Strict)  # type: ignore[arg-type]  # the meth
 
 
 def load(image: ImageFile.ImageFile) -> None:
-    """Decode the samples of a file that `open_file` opened; a part of them will never do.
+    """Decode the samples of a file that `open_file` opened.
 
     Raises:
-        Whatever Pillow raises for a file that is cut or damaged.
+        Whatever Pillow raises if the file is truncated or damaged, whatever the program has set.
     """
     if not image.tile and image.format != "WEBP" and ImageFile.LOAD_TRUNCATED_IMAGES:
         # A container of other files, which its plug-in decodes by itself.
         setting = "PIL.ImageFile.LOAD_TRUNCATED_IMAGES"
-        raise ImageError(f"{image.format} files cannot be checked while {setting} is set")
+        reason = f"cannot be checked for truncation while {setting} is set"
+        raise ImageError(f"{image.format} files {reason}")
     image.tile = [
-        tile if tile[0] == "libtiff" else _strict(tile)  # which is strict, and known by its name
+        tile if tile[0] == "libtiff" else _strict(tile)  # strict by itself
         for tile in image.tile
     ]
     image.load()

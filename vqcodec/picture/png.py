@@ -1,4 +1,4 @@
-"""The chunks of a PNG file: their checksums, and those that hold text or a colour profile.
+"""PNG files: checks of all chunks; the colour profile, XMP and EXIF among them.
 
 Source: PNG specification, third edition, section 5.3 (chunks) and 11.3 (text, `iCCP`, `acTL`).
 """
@@ -23,16 +23,16 @@ _TEXT: Final = {b"tEXt", b"zTXt", b"iTXt"}
 def split(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
     """Take text and colour profile out of a PNG file, so that Pillow does not meet them.
 
-    Pillow refuses the whole file for text over a size that is a setting of the process. It would
-    also take text for facts: that with the keyword `transparency` for a transparent colour.
+    Pillow refuses the whole file if a text is over `PngImagePlugin.MAX_TEXT_CHUNK`, a setting of
+    the process. It also mixes text with facts: the keyword `transparency` would be taken for a
+    transparent colour.
 
     Returns:
         The file without these chunks; what Pillow's `info` would have of them: `icc_profile`,
         `xmp`, `RAW_EXIF`. A damaged profile is empty.
     Raises:
-        ImageError: a chunk is missing, cut or damaged, up to the last, `IEND`. `Image.verify`
-            does not find all of it: it is lenient where the process asks Pillow to load truncated
-            images, and it does not look at what it reads on opening a file.
+        ImageError: a chunk is truncated or damaged, or the last one, `IEND`, is missing. Pillow's
+            own `Image.verify` overlooks such damage if `ImageFile.LOAD_TRUNCATED_IMAGES` is set.
     """
     info: dict[str, bytes | str] = {}
     kept: list[memoryview] = [memoryview(data)[: len(MAGIC)]]
@@ -44,12 +44,12 @@ def split(data: bytes) -> tuple[bytes, dict[str, bytes | str]]:
             _, _, packed = bytes(body).partition(b"\0")
             info.setdefault("icc_profile", _inflated(packed[1:]))
         elif kind != b"acTL" or 0 < int.from_bytes(body[:4], "big") <= 2**31:
-            kept.append(memoryview(data)[start:end])  # Pillow warns of another number of frames
+            kept.append(memoryview(data)[start:end])  # of other numbers of frames, Pillow warns
     return b"".join(kept), info
 
 
 def _chunks(data: bytes) -> Iterator[tuple[int, int]]:
-    """First byte and end of each chunk: size, kind, body and checksum."""
+    """Where each chunk (size, kind, body, checksum) begins and ends."""
     end, kind = len(MAGIC), b""
     while kind != b"IEND":
         start, kind = end, data[end + 4 : end + 8]
@@ -79,7 +79,7 @@ def _read_text(kind: bytes, body: bytes, info: dict[str, bytes | str]) -> None:
 
 
 def _inflated(packed: bytes) -> bytes:
-    """Empty where it is damaged; of what is over the limit, just so much that this is seen."""
+    """Decompressed bytes, at most one more than the limit; none if they are damaged."""
     try:
         return zlib.decompressobj().decompress(packed, MAX_METADATA_BYTES + 1)
     except zlib.error:

@@ -1,4 +1,7 @@
-"""A picture file, or an image of Pillow's, as a `Picture`. `samples.py` does Pillow's modes."""
+"""Picture files and Pillow images -> `Picture`.
+
+Pillow decodes the file formats; `samples.py` turns its modes into 8-bit samples.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from vqcodec.picture.picture import Picture, UInt8Array
 __all__ = ["from_pil", "read_picture"]
 
 _PAGED_FORMATS: Final = {"TIFF", "DCX"}
-_MAIN_PICTURE_FORMATS: Final = {"HEIF", "PSD"}  # whose first or primary picture is meant
-_NUMBER_OF_PICTURES: Final = 0xB001  # tag of MPO
+_MAIN_PICTURE_FORMATS: Final = {"HEIF", "PSD"}  # these say which picture is the main one
+_NUMBER_OF_PICTURES: Final = 0xB001  # tag in the index of an MPO file
 
 
 def read_picture(
@@ -34,17 +37,19 @@ def read_picture(
 ) -> Picture:
     """Read a picture file of one of the formats in `formats.py`; `write_picture` writes one.
 
-    EXIF orientation is applied. CMYK goes through its colour profile to sRGB; samples of more than
-    8 bits are scaled to 8; a note tells. Grey stays grey, opacity is kept exactly.
+    The EXIF orientation is applied. CMYK is converted to sRGB through its colour profile, and
+    samples of more than 8 bits are reduced to 8; a note says so. Grey stays grey, and opacity is
+    kept exactly.
 
     Args:
         source: the file's bytes, or its path.
         strip: leave out ICC, EXIF and XMP.
-        max_pixels: refuse larger pictures, before their samples are decoded.
-        any_format: take other formats too, and layouts that no test covers, as Pillow reads them;
-            a note tells.
+        max_pixels: refuse larger pictures before their samples are decoded.
+        any_format: also take formats and layouts that no test covers, as Pillow reads them; a
+            note says so.
     Raises:
-        ImageError: unreadable, truncated, animated, several pages, too large, untested.
+        ImageError: the file cannot be read, is of another format or an untested layout, is
+            truncated, is animated, has several pages, or is too large.
     """
     name = "picture" if isinstance(source, bytes) else os.fspath(source)
     try:
@@ -71,8 +76,8 @@ def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_P
     """A Pillow image of any mode as a Picture; `to_pil` is the inverse for 8-bit modes.
 
     Raises:
-        ImageError: no pixels, too many, or Pillow cannot load or convert it.
-        TypeError: it is something else.
+        ImageError: it has no pixels or too many, or Pillow cannot load or convert it.
+        TypeError: it is not a Pillow image.
     """
     if not isinstance(image, Image.Image):
         raise TypeError(f"a path, bytes or a Pillow image, not {type(image).__name__}")
@@ -84,7 +89,7 @@ def from_pil(image: Image.Image, *, strip: bool = False, max_pixels: int = MAX_P
 
 
 def _check_frames(image: Image.Image) -> None:
-    # `n_frames` would look for all of them, which takes long where they are many.
+    # Not `n_frames`, for which Pillow reads through all frames or pages.
     if image.format not in _MAIN_PICTURE_FORMATS and getattr(image, "is_animated", False):
         what = "files with several pages" if image.format in _PAGED_FORMATS else "animated pictures"
         raise ImageError(f"{what} are not supported")
@@ -101,7 +106,7 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
 def _from_loaded(
     image: Image.Image, raw: str, strip: bool, max_pixels: int, facts: Facts
 ) -> Picture:
-    _check_size(image, max_pixels)  # icon formats choose their size on loading
+    _check_size(image, max_pixels)  # again: icon formats choose their size on loading
     found = metadata.read(image)
     icc, notes = found.icc, [*facts.notes, *found.notes]
     colour, alpha, more_notes = samples.convert(image, raw, icc)
@@ -150,7 +155,7 @@ def _cropped(array: UInt8Array, crop: Crop | None) -> UInt8Array:
 
 
 def _number_of_pictures(image: Image.Image) -> int:
-    """Of a JPEG file as phones and stereo cameras write it (MPO), and of HEIF; 1 of others."""
+    """How many pictures a JPEG or HEIF file holds. Phones and stereo cameras write several."""
     if image.format == "HEIF":
         return int(getattr(image, "n_frames", 1))
     index = image.info.get("mp")

@@ -1,7 +1,7 @@
-"""Any Pillow image -> 8-bit grey or RGB samples and opacity. Only `reading.py` uses it.
+"""Pillow images of any mode -> 8-bit grey or RGB samples, and opacity.
 
-Greyscale is what the file declares: the modes 1, L, LA, La, I, I;16 and F, and palettes whose used
-entries are all grey. An RGB picture stays RGB even when its three channels happen to be equal.
+A picture is grey if its file says so: the modes 1, L, LA, La, I, I;16 and F, and palettes whose
+used entries are all grey. An RGB picture stays RGB even if its three channels are equal.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["convert", "orient", "raw_mode"]
 _PHOTOMETRIC: Final = 0x0106  # TIFF tag
 _SAMPLE_FORMAT: Final = 0x0153
 _BITS: Final = 0x0102
-_PLANES: Final = 0x011C  # 2: each channel by itself
-# libtiff gives these in the machine's order of bytes, and Pillow swaps them.
+_PLANES: Final = 0x011C  # 2: the channels are stored one after the other
+# libtiff has already put these into the machine's byte order, and Pillow swaps them again.
 _SWAPPED: Final = ("I;16BS", "I;32BS", "F;32BF")
-_BAND: Final = 2**18  # pixels
+_BAND: Final = 2**18  # pixels that are converted at once
 
 _Conversion = Callable[[Image.Image], tuple[UInt8Array, UInt8Array | None]]
 
@@ -32,7 +32,10 @@ _Conversion = Callable[[Image.Image], tuple[UInt8Array, UInt8Array | None]]
 def raw_mode(image: Image.Image) -> str:
     """How the file stores a sample, such as `RGB;16B`; empty once the image is loaded.
 
-    Pillow forgets this on loading and reduces some samples silently, so ask before `load`.
+    Pillow forgets this when it loads the image, and reduces some samples without telling.
+
+    Raises:
+        ValueError: Pillow reads such samples wrongly.
     """
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return ""
@@ -47,10 +50,10 @@ def raw_mode(image: Image.Image) -> str:
 
 
 def _is_misread(image: ImageFile.ImageFile, decoder: str, raw: str) -> bool:
-    """Whether Pillow takes samples for others, without saying so."""
-    if image.format == "JPEG2000":  # deep colours and opacity are rounded past the largest byte
+    """Whether Pillow reads these samples wrongly, and without an error."""
+    if image.format == "JPEG2000":  # rounding to 8 bits wraps white around to black
         return _jpeg2000_depth(image) > (16 if image.mode == "I;16" else 8)
-    if image.format == "PNG":  # only half of each sample can be compared
+    if image.format == "PNG":  # 8 of 16 bits are left to compare
         return raw == "RGB;16B" and "transparency" in image.info
     tags = getattr(image, "tag_v2", {})
     if tags.get(_PLANES) == 2 and len(image.getbands()) > 1:
@@ -62,9 +65,9 @@ def _is_misread(image: ImageFile.ImageFile, decoder: str, raw: str) -> bool:
 
 
 def _jpeg2000_depth(image: ImageFile.ImageFile) -> int:
-    """Bits of a sample of the deepest channel; 128 more where one is signed.
+    """Bits per sample of the deepest channel, plus 128 if one is signed.
 
-    Source: ISO/IEC 15444-1, A.5.1: `SIZ`, right behind the start of the codestream.
+    Source: ISO/IEC 15444-1, A.5.1: `SIZ`, the first marker segment of the codestream.
     """
     file = image.fp
     assert file is not None  # which is closed by loading
@@ -90,7 +93,7 @@ def convert(
     Raises:
         Whatever Pillow raises for a mode that it cannot convert.
     """
-    # All but BGR;16, which is a pixel of 5, 6 and 5 bits.
+    # In `BGR;16`, a pixel has 16 bits, not a sample.
     deep = ";16" in raw and raw != "BGR;16" and image.mode[0] not in "IF"
     notes = ["16-bit samples reduced to 8"] if deep else []
     if image.mode[0] in "IF":
@@ -102,20 +105,21 @@ def convert(
         if image.mode in ("LAB", "HSV", "YCbCr"):
             note = f"{image.mode} converted to RGB"
     samples, alpha = _joined(image, part_of)
-    palette_of_greys = image.mode in ("P", "PA") and not _is_rgb_profile(icc)
-    if palette_of_greys and bool((samples == samples[..., :1]).all()):
-        samples = samples[..., 0]  # unless a grey file would carry an RGB profile
+    # With a profile for RGB, the file says that it is colour.
+    may_be_grey = image.mode in ("P", "PA") and not _is_rgb_profile(icc)
+    if may_be_grey and bool((samples == samples[..., :1]).all()):
+        samples = samples[..., 0]
     if raw.startswith("LA;"):  # Pillow opens 16-bit grey with alpha as RGBA
         samples = samples[..., 0]
     return samples, alpha, [*notes, note] if note else notes
 
 
 def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
-    """Bands of rows: what Pillow makes of a whole image takes several times its memory."""
+    """The image in bands of rows: converted whole, it would take several times its memory."""
     rows = max(1, _BAND // image.width)
     for top in range(0, image.height, rows):
         bottom = min(top + rows, image.height)
-        # Not `crop`, which heeds a limit of pixels that the process may have set.
+        # Not by `crop`, which checks the size against `Image.MAX_IMAGE_PIXELS`.
         box = (0, top, image.width, bottom)
         size = (image.width, bottom - top)
         yield slice(top, bottom), image.resize(size, Image.Resampling.NEAREST, box)
@@ -151,7 +155,11 @@ def _convert_8_bit(image: Image.Image, raw: str) -> tuple[UInt8Array, UInt8Array
 
 
 def _keyed_alpha(samples: NDArray[Any], image: Image.Image, scale: int) -> UInt8Array | None:
-    """Opacity of a picture with one transparent colour, which Pillow gives in the file's units."""
+    """Opacity of a picture with one transparent colour; None without one.
+
+    Args:
+        scale: what to multiply that colour by, which Pillow leaves at the file's depth.
+    """
     key = image.info.get("transparency")
     if image.mode in ("P", "PA") or not isinstance(key, (int, tuple)):
         return None
@@ -167,18 +175,18 @@ def _keyed_alpha(samples: NDArray[Any], image: Image.Image, scale: int) -> UInt8
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Of a TIFF file. Pillow inverts such samples up to 8 bits, and leaves larger ones."""
+    """Whether 0 is white in a TIFF file. Pillow inverts such samples only up to 8 bits."""
     return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0)
 
 
 def _reduction(image: Image.Image, raw: str) -> tuple[_Conversion, str]:
-    """How samples of more than 8 bits become 8 bits, by scaling and never by clipping; and a note.
+    """How samples of more than 8 bits become 8 bits, and a note. They are scaled, not clipped.
 
     16-bit samples have a known white, 65535. Integers and floats of other kinds do not: ranges
-    that are customary (0..1, 0..255, 0..65535) are taken at their word, others are stretched.
+    that are customary (0..1, 0..255, 0..65535) are taken as such, others are stretched.
     """
     mode, low, high = image.mode, 0.0, 65535.0
-    signed = raw in ("I;16S", "I;16BS")
+    signed = raw in ("I;16S", "I;16BS", "I;16NS")
     if "I;12" in raw:
         high, note = 4095.0, "12-bit samples reduced to 8"
     elif mode.startswith("I;16") or raw.startswith("I;16") and not signed:
@@ -210,7 +218,7 @@ def _reduction(image: Image.Image, raw: str) -> tuple[_Conversion, str]:
 
 def _values(image: Image.Image, raw: str) -> NDArray[Any]:
     values = np.asarray(image)
-    return values.view(np.uint32) if raw == "I;32N" else values  # TIFF's, which has no mode
+    return values.view(np.uint32) if raw == "I;32N" else values  # of TIFF; no mode is
 
 
 def _range(image: Image.Image, raw: str) -> tuple[float, float, bool]:
@@ -240,7 +248,7 @@ def _cmyk_to_rgb(icc: bytes | None) -> tuple[_Conversion, str]:
             )
             note = "CMYK converted to sRGB through its colour profile"
             return (lambda band: (np.asarray(transform.apply(band)), None)), note
-        except Exception:  # a bad profile must not cost the picture: Pillow's own formula is left
+        except Exception:  # a damaged profile: convert without it
             pass
     note = "CMYK converted to RGB without a colour profile"
     return (lambda band: (np.asarray(band.convert("RGB")), None)), note
