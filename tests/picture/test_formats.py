@@ -12,35 +12,31 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known import (
+    COLOURS,
+    OPACITY,
+    SOFT,
+    SRGB,
+    X,
+    Y,
+    cdef,
+    difference,
+    jp2,
+    refused,
+    with_box,
+    with_code_points,
+)
 from pictures import noise, png, saved
-from PIL import Image, ImageCms, ImageOps, features
+from PIL import Image, features
 from tiff_files import Layout, tiff_file
 
 from vqcodec import files
 from vqcodec.errors import ImageError
-from vqcodec.picture import boxes, formats, layouts
-from vqcodec.picture.picture import Picture
+from vqcodec.picture import formats
 from vqcodec.picture.reading import from_pil, read_picture
 
 Array = np.ndarray[Any, Any]
-Y, X = np.mgrid[:32, :48]
-COLOURS = np.stack([X * 4, Y * 7, (X + Y) * 3], 2).astype(np.uint8)  # soft, for JPEG and AVIF
-SOFT = Image.fromarray(COLOURS)
-OPACITY = np.where(X < 24, 255, 128).astype(np.uint8)
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ADVICE = "; convert it to PNG or use any_format"
-
-
-def refused(data: bytes, told: str) -> None:
-    with pytest.raises(ImageError) as caught:
-        read_picture(data)
-    assert told in str(caught.value) and "\n" not in str(caught.value)
-
-
-def difference(picture: Picture, wanted: Array) -> int:
-    found = picture.rgb[..., 0] if wanted.ndim == 2 else picture.rgb
-    assert found.shape == wanted.shape
-    return int(np.abs(found.astype(int) - wanted).max())
 
 
 # --- which formats ----------------------------------------------------------------------------
@@ -374,316 +370,6 @@ def test_a_damaged_profile_is_told_of(kind: str) -> None:
         )
     picture = read_picture(bytes(data))
     assert picture.icc is None and picture.notes == ("colour profile left out: it is damaged",)
-
-
-# --- JPEG 2000 --------------------------------------------------------------------------------
-
-
-def jp2(source: Image.Image, **options: Any) -> bytes:
-    return saved(source, "JPEG2000", irreversible=False, **{"mct": 0, **options})
-
-
-def with_box(data: bytes, extra: bytes, instead_of: bytes = b"") -> bytes:
-    """The JP2 file with a box more at the end of its header, or in place of another one."""
-    start = data.index(b"jp2h") - 4
-    size = int.from_bytes(data[start : start + 4], "big")
-    header = data[start + 8 : start + size]
-    parts = [struct.pack(">I", 8 + len(b.data)) + b.kind + b.data for b in boxes.children(header)]
-    header = b"".join(part for part in parts if part[4:8] != instead_of) + extra
-    return (
-        data[:start] + struct.pack(">I4s", 8 + len(header), b"jp2h") + header + data[start + size :]
-    )
-
-
-def box(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I4s", 8 + len(data), kind) + data
-
-
-def cdef(*entries: tuple[int, int, int]) -> bytes:
-    numbers = [number for entry in entries for number in entry]
-    return box(b"cdef", struct.pack(f">H{len(numbers)}H", len(entries), *numbers))
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
-@pytest.mark.parametrize("mct", [0, 1])
-def test_jpeg2000(mode: str, mct: int) -> None:
-    source = Image.fromarray(noise(32, 48, 4)).convert(mode)
-    picture = read_picture(jp2(source, mct=mct if mode[0] == "R" else 0))
-    planes = np.asarray(source).reshape(32, 48, -1)
-    count = 3 if mode[0] == "R" else 1
-    np.testing.assert_array_equal(picture.rgb[..., :count], planes[..., :count])
-    if planes.shape[2] > count:
-        assert picture.alpha is not None
-        np.testing.assert_array_equal(picture.alpha, planes[..., count])
-    assert picture.notes == () and picture.grey == (count == 1)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_bare_codestream(mode: str) -> None:
-    source = SOFT.convert(mode)
-    data = jp2(source, no_jp2=True)
-    assert data.startswith(b"\xff\x4f")
-    assert difference(read_picture(data), np.asarray(source)) == 0
-
-
-def test_the_profile_of_jpeg2000_is_kept() -> None:
-    data = with_box(jp2(SOFT), box(b"colr", b"\2\0\0" + SRGB), instead_of=b"colr")
-    picture = read_picture(data)
-    assert picture.icc == SRGB and difference(picture, COLOURS) == 0
-
-
-SIZ = b"\xff\x4f\xff\x51"
-
-
-def patched(data: bytes, offset: int, values: bytes) -> bytes:
-    """Other values at an offset of the codestream."""
-    start = data.index(SIZ) + offset
-    return data[:start] + values + data[start + len(values) :]
-
-
-@pytest.mark.parametrize(
-    ("data", "told"),
-    [
-        (with_box(jp2(SOFT), cdef((0, 0, 3), (1, 0, 2), (2, 0, 1))), "channels in an order"),
-        (with_box(jp2(SOFT), box(b"pclr", b"\0\1\3\7\7\7\0\0\0")), "with a box pclr"),
-        (with_box(jp2(SOFT), box(b"bpcc", b"\7\7\7")), "with a box bpcc"),
-        (with_box(jp2(SOFT), box(b"colr", b"\1\0\0\0\0\0\x12"), b"colr"), "other colours"),
-        (with_box(jp2(SOFT), box(b"colr", b"\3\0\0" + SRGB), b"colr"), "other colours"),
-        (with_box(jp2(SOFT), b"", b"colr"), "other colours"),
-        (with_box(jp2(SOFT), box(b"colr", b"\1\0\0\0\0\0\x11"), b"colr"), "3 channels"),
-        (with_box(jp2(Image.fromarray(noise(16, 16, 4))), b"", b"cdef"), "4 channels"),
-        (patched(jp2(SOFT), 43, b"\2\2"), "subsampled"),
-        (patched(jp2(SOFT), 42, b"\3\1\1\3\1\1\3"), "have not 8 bits"),
-        (patched(jp2(SOFT), 42, b"\x0b\1\1\x0b\1\1\x0b"), "have not 8 bits"),
-        (patched(jp2(SOFT.convert("L")), 42, b"\x87"), "signed samples"),
-        (patched(jp2(SOFT.convert("L")), 42, b"\3"), "have not 8 bits"),
-        (patched(jp2(SOFT), 16, b"\0\0\0\1"), "an offset"),
-        (patched(jp2(SOFT), 8, b"\0\0\0\x20"), "it has two sizes"),
-        (jp2(SOFT).replace(b"jp2 ", b"jpx "), "not JP2"),
-    ],
-)  # fmt: skip
-def test_other_jpeg2000_is_refused(data: bytes, told: str) -> None:
-    refused(data, told)
-
-
-# --- AVIF -------------------------------------------------------------------------------------
-
-AVIF = {"quality": 97, "subsampling": "4:4:4"}
-needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
-
-
-def turned(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
-
-
-@needs_avif
-@pytest.mark.parametrize(("angle", "axis"), [(a, b) for a in range(4) for b in range(2)])
-def test_avif_is_turned_and_mirrored(angle: int, axis: int) -> None:
-    """Anticlockwise first, then top and bottom (0) or left and right (1) exchanged."""
-    data = bytearray(saved(SOFT, "AVIF", exif=turned(5), **AVIF))
-    data[data.index(b"irot") + 4], data[data.index(b"imir") + 4] = angle, axis
-    wanted = np.rot90(COLOURS, angle)
-    wanted = wanted[::-1] if axis == 0 else wanted[:, ::-1]
-    assert difference(read_picture(bytes(data)), wanted) <= 5
-
-
-def with_aperture(*numbers: int, orientation: int = 1) -> bytes:
-    """An AVIF file with a clean aperture, which takes the place of a profile of its size."""
-    data = saved(SOFT, "AVIF", icc_profile=bytes(28), exif=turned(orientation), **AVIF)
-    meta = boxes.child(data, b"meta") or b""
-    properties = boxes.child(boxes.child(meta[4:], b"iprp") or b"", b"ipco") or b""
-    index = [part.data[:4] for part in boxes.children(properties)].index(b"prof") + 1
-    patch = bytearray(data)
-    start = data.index(b"colrprof")
-    patch[start : start + 36] = b"clap" + struct.pack(">IIIIiIiI", *numbers)
-    entries = data.index(b"ipma") + 14
-    for place in range(entries + 1, entries + 1 + data[entries]):
-        if patch[place] == index:
-            patch[place] |= 0x80  # essential, as libavif asks of it
-    return bytes(patch)
-
-
-@needs_avif
-@pytest.mark.parametrize("orientation", [1, 6])
-def test_the_clean_aperture_of_avif(orientation: int) -> None:
-    data = with_aperture(20, 1, 10, 1, 2, 2, -6, 2, orientation=orientation)
-    wanted = COLOURS[8:18, 15:35]  # 20 x 10 around a point 1 right of and 3 above the middle
-    if orientation == 6:
-        wanted = np.rot90(wanted, -1)
-    assert difference(read_picture(data), wanted) <= 5
-
-
-@needs_avif
-@pytest.mark.parametrize(
-    "numbers",
-    [
-        (20, 1, 10, 1, 1, 2, 0, 1),  # at half a sample
-        (60, 1, 10, 1, 0, 1, 0, 1),  # too wide
-        (20, 1, 10, 1, 60, 1, 0, 1),  # outside
-        (20, 0, 10, 1, 0, 1, 0, 1),
-    ],
-)
-def test_a_clean_aperture_that_is_none(numbers: tuple[int, ...]) -> None:
-    with pytest.raises(ImageError):
-        read_picture(with_aperture(*numbers))
-
-
-@needs_avif
-@pytest.mark.parametrize("premultiplied", [False, True])
-def test_opacity_of_avif(premultiplied: bool) -> None:
-    source = Image.fromarray(np.dstack([COLOURS, OPACITY]))
-    picture = read_picture(saved(source, "AVIF", alpha_premultiplied=premultiplied, **AVIF))
-    assert difference(picture, COLOURS) <= (12 if premultiplied else 6)
-    assert picture.alpha is not None and np.abs(picture.alpha.astype(int) - OPACITY).max() <= 2
-
-
-@needs_avif
-@pytest.mark.parametrize("signal_range", ["full", "limited"])
-def test_range_and_grey_of_avif(signal_range: str) -> None:
-    colour = read_picture(saved(SOFT, "AVIF", range=signal_range, **AVIF))
-    assert difference(colour, COLOURS) <= 6 and colour.notes == () and colour.icc is None
-    grey = read_picture(saved(SOFT.convert("L"), "AVIF", range=signal_range, quality=97))
-    assert grey.grey and difference(grey, np.asarray(SOFT.convert("L"))) <= 4
-
-
-def with_code_points(primaries: int, transfer: int, **options: Any) -> bytes:
-    data = bytearray(saved(SOFT, "AVIF", **AVIF, **options))
-    start = data.index(b"colrnclx") + 8
-    data[start : start + 4] = struct.pack(">HH", primaries, transfer)
-    return bytes(data)
-
-
-@needs_avif
-def test_colours_of_avif() -> None:
-    plain, p3 = read_picture(with_code_points(1, 1)), read_picture(with_code_points(12, 13))
-    assert plain.icc is None and plain.notes == ()
-    assert p3.icc is not None and p3.notes == () and difference(p3, COLOURS) <= 5
-    pq = read_picture(with_code_points(9, 16))
-    assert pq.icc is None and pq.notes == ("samples are BT.2020 PQ: taken as sRGB",)
-    kept = read_picture(with_code_points(9, 16, icc_profile=SRGB))  # which overrules them
-    assert kept.icc == SRGB and kept.notes == ()
-    assert read_picture(with_code_points(12, 13), strip=True).icc is None
-
-
-@pytest.mark.parametrize(
-    ("properties", "notes"),
-    [
-        ([box(b"pixi", b"\0\0\0\0\3\x0a\x0a\x0a")], ("10-bit samples reduced to 8",)),
-        ([box(b"av1C", b"\x81\0\x60\0")], ("12-bit samples reduced to 8",)),
-        ([box(b"av1C", b"\x81\0\x40\0")], ("10-bit samples reduced to 8",)),
-        ([box(b"av1C", b"\x81\0\0\0"), box(b"pixi", b"\0\0\0\0\1\x08")], ()),
-    ],
-)
-@pytest.mark.parametrize(("version", "wide"), [(0, 0), (0, 1), (1, 0), (1, 1)])
-def test_depth_of_avif(
-    properties: list[bytes], notes: tuple[str, ...], version: int, wide: int
-) -> None:
-    """Of the primary picture, 7, and not of another one."""
-    other = box(b"av1C", b"\x81\0\x60\0")
-    item, index = ">I" if version else ">H", ">H" if wide else ">B"
-    entries = struct.pack(item, 3) + b"\1" + struct.pack(index, 1)
-    entries += struct.pack(item, 7) + bytes([len(properties)])
-    entries += b"".join(struct.pack(index, 2 + k) for k in range(len(properties)))
-    ipma = box(b"ipma", bytes([version, 0, 0, wide]) + struct.pack(">I", 2) + entries)
-    ipco = box(b"ipco", other + b"".join(properties))
-    pitm = box(b"pitm", bytes([version, 0, 0, 0]) + struct.pack(item, 7))
-    meta = box(b"meta", bytes(4) + pitm + box(b"iprp", ipco + ipma))
-    assert layouts.facts_of("AVIF", box(b"ftyp", b"avif" + bytes(4)) + meta).notes == notes
-
-
-@needs_avif
-def test_damaged_boxes() -> None:
-    data = saved(SOFT, "AVIF")
-    for size in range(0, len(data), 7):
-        with pytest.raises(ImageError):
-            read_picture(data[:size])
-    refused(data.replace(b"pitm", b"none"), "the file has no primary picture")
-    refused(data.replace(b"ftypavif", b"ftypavis"), "animated pictures are not supported")
-
-
-# --- HEIF -------------------------------------------------------------------------------------
-
-
-def heif(source: Image.Image, **options: Any) -> bytes:
-    plugin = pytest.importorskip("pillow_heif")
-    buffer = io.BytesIO()
-    plugin.from_pillow(source).save(buffer, quality=-1, chroma=444, **options)
-    return buffer.getvalue()
-
-
-def test_heif_is_read_and_registered_nowhere() -> None:
-    picture = read_picture(heif(SOFT))
-    assert difference(picture, COLOURS) <= 2 and picture.notes == () and picture.icc is None
-    assert "HEIF" not in Image.OPEN and ".heic" not in Image.registered_extensions()
-    with pytest.raises(ImageError, match="48 x 32 is over the limit of 100 pixels"):
-        read_picture(heif(SOFT), max_pixels=100)
-
-
-def test_opacity_and_grey_of_heif() -> None:
-    source = Image.fromarray(np.dstack([COLOURS, OPACITY]))
-    picture = read_picture(heif(source))
-    assert picture.alpha is not None
-    np.testing.assert_array_equal(picture.alpha, OPACITY)
-    assert difference(picture, COLOURS) <= 2
-    grey = SOFT.convert("L")
-    assert read_picture(heif(grey)).grey
-    assert difference(read_picture(heif(grey)), np.asarray(grey)) <= 1
-
-
-def test_depth_and_colours_of_heif() -> None:
-    plugin = pytest.importorskip("pillow_heif")
-    buffer = io.BytesIO()
-    deep = (COLOURS.astype(np.uint16) * 257).tobytes()
-    plugin.encode("RGB;16", (48, 32), deep, buffer, quality=-1, chroma=444)
-    picture = read_picture(buffer.getvalue())
-    assert picture.notes == ("10-bit samples reduced to 8",) and difference(picture, COLOURS) <= 2
-    p3 = read_picture(heif(SOFT, color_primaries=12, transfer_characteristics=13))
-    assert p3.icc is not None and p3.notes == ()
-    hlg = heif(SOFT, color_primaries=9, transfer_characteristics=18, matrix_coefficients=9)
-    assert read_picture(hlg).notes == ("samples are BT.2020 HLG: taken as sRGB",)
-    kept = read_picture(heif(SOFT, icc_profile=SRGB))
-    assert kept.icc == SRGB and kept.notes == ()
-    for options in ({"matrix_coefficients": 0}, {"full_range_flag": 0}):
-        assert difference(read_picture(heif(SOFT, **options)), COLOURS) <= 3
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_heif(orientation: int) -> None:
-    plugin = pytest.importorskip("pillow_heif.as_plugin")
-    source, buffer = SOFT.copy(), io.BytesIO()
-    source.encoderinfo = {"quality": -1, "chroma": 444, "exif": turned(orientation).tobytes()}
-    plugin._save_heif(source, buffer, "")
-    lying = SOFT.copy()
-    lying.getexif()[0x0112] = orientation
-    wanted = np.asarray(ImageOps.exif_transpose(lying))
-    assert difference(read_picture(buffer.getvalue()), wanted) <= 2
-
-
-def test_heif_of_several_pictures() -> None:
-    plugin = pytest.importorskip("pillow_heif")
-    several, buffer = plugin.from_pillow(SOFT), io.BytesIO()
-    several.add_from_pillow(SOFT.rotate(180))
-    several.save(buffer, primary_index=1, quality=-1, chroma=444)
-    picture = read_picture(buffer.getvalue())
-    assert picture.notes == ("only the first picture of the file kept",)
-    assert difference(picture, COLOURS[::-1, ::-1]) <= 2
-
-
-def test_damaged_heif() -> None:
-    data = heif(SOFT)
-    for size in (*range(0, 400, 13), len(data) // 2, len(data) - 20):
-        with pytest.raises(ImageError):
-            read_picture(data[:size])
-
-
-def test_heif_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    head = struct.pack(">I", 16) + b"ftypheic" + bytes(4)
-    pitm = box(b"pitm", bytes(4) + b"\0\1")
-    data = head + box(b"meta", bytes(4) + pitm + box(b"iprp", box(b"ipco", b"")))
-    refused(data, "HEIC and HEIF need the package pillow-heif: install vqcodec[heif]")
 
 
 # --- kinds that were read wrongly without a word ----------------------------------------------
