@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vqcodec.bitstream.container import MAGIC
 from vqcodec.errors import NotVqcodecFile
+from vqcodec.picture.formats import SUFFIXES
 
 __all__ = [
     "PICTURES",
@@ -26,12 +27,7 @@ __all__ = [
 ]
 
 STREAM = "-"  # standard input as a source, standard output as a target
-# fmt: off
-PICTURES = frozenset({  # what -r takes from a folder to compress
-    ".avif", ".bmp", ".dib", ".gif", ".ico", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm",
-    ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".tga", ".tif", ".tiff", ".webp",
-})
-# fmt: on
+PICTURES = SUFFIXES  # what -r takes from a folder to compress
 
 
 def check_target(target: str, force: bool, new_folders: bool = False) -> None:

@@ -46,13 +46,6 @@ def read(image: Image.Image) -> Metadata:
     icc = image.info.get("icc_profile")
     if "icc_profile" in image.info and not icc:
         notes.append("colour profile left out: it is damaged")
-    gamma = image.info.get("gamma")  # of PNG; a profile or an `sRGB` chunk overrides it
-    if (
-        isinstance(gamma, float)
-        and abs(gamma * 2.2 - 1) > 0.03
-        and not (icc or "srgb" in image.info)
-    ):
-        notes.append(f"gamma {gamma:.4g} left out: samples count as sRGB")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
