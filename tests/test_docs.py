@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 HISTORY = {"experiments.md", "changelog.md"}  # may name options that are gone
 LONGEST = 120
+WIDE_TABLES = {"fidelity.md"}  # a row for each kind of file, which cannot be broken
 
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>.+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
@@ -174,6 +175,8 @@ def test_no_example_hides_in_a_block_without_a_language(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_lines_are_short(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
+    if page.name in WIDE_TABLES:
+        lines = ["" if line.startswith("|") else line for line in lines]
     assert [n for n, line in enumerate(lines, 1) if len(line) > LONGEST] == []
 
 
