@@ -463,13 +463,14 @@ def models(as_json: Json = False) -> None:
 @app.command()
 def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
     """Check that this machine computes exactly, however it does; the exit status is 0 if so."""
-    from vqcodec.cli import doctor as examination
+    from vqcodec.cli.doctor import print_table
+    from vqcodec.evaluation import exactness
 
     report = Report(as_json)
     with report.bar:
-        found = examination.examine(model, Ticker(report.bar))
+        found = exactness.examine(model, Ticker(report.bar))
     if not as_json:
-        examination.print_table(found)
+        print_table(found)
     report.show(one_line(found.verdict), **found.summary())
     if not found.exact:
         raise typer.Exit(1)
