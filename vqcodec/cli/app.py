@@ -497,13 +497,14 @@ def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
 
     Exit status 0 if it does.
     """
-    from vqcodec.cli import doctor as examination
+    from vqcodec.cli.doctor import print_table
+    from vqcodec.evaluation import exactness
 
     report = Report(as_json)
     with report.bar:
-        found = examination.examine(model, Ticker(report.bar))
+        found = exactness.examine(model, Ticker(report.bar))
     if not as_json:
-        examination.print_table(found)
+        print_table(found)
     report.show(one_line(found.verdict), **found.summary())
     if not found.exact:
         raise typer.Exit(1)

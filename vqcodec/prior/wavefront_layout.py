@@ -23,10 +23,7 @@ __all__ = ["AHEAD", "Layout", "Places", "Rows", "Span"]
 
 AHEAD = 3  # wavefronts to the furthest tap of a context layer, (1, 1)
 LAG = 2 * AHEAD + 1  # wavefronts between two levels: the two context layers see 2 * AHEAD ahead
-PAD_WAVEFRONTS, PAD_ROWS = (
-    5,
-    2,
-)  # the furthest tap, (-2, -1), lies 5 wavefronts and 2 grid rows back
+PAD_WAVEFRONTS, PAD_ROWS = 5, 2  # how far back the furthest tap lies, (-2, -1)
 
 Places = NDArray[np.intp]
 
@@ -82,7 +79,7 @@ class Layout:
         self.num_slots = padded * self._pitch + (height + 2 * PAD_ROWS) * batch
 
     def offsets(self, taps: Taps) -> Places:
-        """How many slots each tap (dy, dx) lies behind a position, (taps,)."""
+        """The distance in slots from a position to each of its taps (dy, dx), (taps,)."""
         return np.array([(dx + 2 * dy) * self._pitch + dy * self.batch for dy, dx in taps])
 
     def num_steps(self, levels: int) -> int:
