@@ -114,7 +114,7 @@ def _differences(rows: Array, layout: Layout) -> bytes:
         raw = rows.astype(">f4").view(np.uint8).reshape(height, width * count, 4)
         planes = raw.transpose(0, 2, 1).reshape(height, -1)
         planes[:, count:] -= planes[:, :-count].copy()
-        return planes.tobytes()
+        return bytes(planes.tobytes())
     if layout.predictor == 2:
         rows = rows.copy()
         rows[:, 1:] -= rows[:, :-1].copy()

@@ -46,7 +46,7 @@ def encoded(light: Array) -> Array:
 def to_xyz(primaries: tuple[float, ...]) -> Array:
     x, y = np.array(primaries[0::2]), np.array(primaries[1::2])
     xyz = np.stack([x, y, 1 - x - y]) / y
-    return xyz[:, 1:] * np.linalg.solve(xyz[:, 1:], xyz[:, 0])
+    return np.asarray(xyz[:, 1:] * np.linalg.solve(xyz[:, 1:], xyz[:, 0]))
 
 
 @pytest.mark.parametrize("primaries", [P3, ADOBE, SRGB_PRIMARIES])

@@ -165,7 +165,7 @@ def test_bmp_with_a_palette(bits: int, header: int) -> None:
     np.testing.assert_array_equal(read_picture(data).rgb, palette[index])
 
 
-MASKS = [
+MASKS: list[tuple[int, ...]] = [
     (0xFF0000, 0xFF00, 0xFF, 0),
     (0xFF0000, 0xFF00, 0xFF, 0xFF000000),
     (0xFF, 0xFF00, 0xFF0000, 0xFF000000),

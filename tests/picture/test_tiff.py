@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 HEIGHT, WIDTH = 18, 21  # neither strips nor tiles of 16 fill them
 CHANNELS = {2: 3, 5: 4, 6: 3, 8: 3}  # of a photometric interpretation; else 1
 UNSIGNED, SIGNED, FLOAT = 1, 2, 3
-TYPES = {
+TYPES: dict[int, dict[int, Any]] = {
     UNSIGNED: {
         **dict.fromkeys((1, 2, 4, 8), np.uint8),
         12: np.uint16,
@@ -82,7 +82,7 @@ def is_right(picture: Picture, layout: Layout, samples: Array) -> bool:
         difference = np.where(alpha[..., None] > 180, difference - 2, 0)
     if layout.photometric == 5 and layout.bits == 16:
         difference = difference - 1  # of which the upper halves count, before inks are mixed
-    opacity = picture.alpha if picture.alpha is not None else np.uint8([[255]])
+    opacity = picture.alpha if picture.alpha is not None else np.full((1, 1), 255, np.uint8)
     return bool(
         difference.max() <= 1.01
         and (colours.shape[2] == 1) == picture.grey
@@ -238,7 +238,7 @@ def ycbcr(rgb: Array) -> Array:
     r, g, b = np.moveaxis(rgb.astype(np.float64), 2, 0)
     y = 0.299 * r + 0.587 * g + 0.114 * b
     channels = np.stack([y, 128 + (b - y) / 1.772, 128 + (r - y) / 1.402], 2)
-    return np.clip(np.rint(channels), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(channels), 0, 255), np.uint8)
 
 
 @pytest.mark.parametrize("compression", [NO_COMPRESSION, LZW, DEFLATE, PACKBITS])
