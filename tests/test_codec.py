@@ -237,6 +237,16 @@ def test_alpha_grey_and_metadata_survive(tiny_weights: dict[str, Path]) -> None:
     assert "icc_profile" not in codec.decompress(stripped, model=model).info
 
 
+def test_other_formats_are_taken_when_asked_for(tiny_weights: dict[str, Path]) -> None:
+    file, notes = io.BytesIO(), list[str]()
+    picture(30, 20).save(file, "PCX")
+    model = str(tiny_weights["vq-vae"])
+    with pytest.raises(ImageError, match="PCX files are not read; convert it to PNG"):
+        codec.compress(file.getvalue(), model=model)
+    data = codec.compress(file.getvalue(), model=model, any_format=True, notes=notes.append)
+    assert "Pillow" in notes[0] and codec.decompress(data, model=model).size == (30, 20)
+
+
 @pytest.mark.parametrize(
     "bad",
     [

@@ -57,6 +57,7 @@ def compress(
     tune: Tuning | None = None,
     model: str | None = None,
     strip: bool = False,
+    any_format: bool = False,
     check: bool = False,
     max_pixels: int = MAX_PIXELS,
     workers: int | None = 1,
@@ -72,7 +73,8 @@ def compress(
         bpp, size, psnr: a target instead of a quality: the quality that meets it is found by
             compressing 4 or 5 times, at most 12.
         notes, found, progress: functions to call meanwhile, see `options.Callbacks`.
-        effort, levels, tune, model, strip, check, max_pixels, workers: see `options.EncodeOptions`.
+        effort, levels, tune, model, strip, any_format, check, max_pixels, workers: see
+            `options.EncodeOptions`.
     Returns:
         The bytes of a `.vqc` file.
     Raises:
@@ -91,6 +93,7 @@ def compress(
         tune=tune,
         model=model,
         strip=strip,
+        any_format=any_format,
         check=check,
         max_pixels=max_pixels,
         workers=workers,
@@ -106,7 +109,12 @@ def compress_picture(
 ) -> bytes:
     """`compress` with its options as one object."""
     if isinstance(picture, bytes | str | os.PathLike):
-        source = reading.read_picture(picture, strip=options.strip, max_pixels=options.max_pixels)
+        source = reading.read_picture(
+            picture,
+            strip=options.strip,
+            any_format=options.any_format,
+            max_pixels=options.max_pixels,
+        )
     else:
         source = reading.from_pil(picture, strip=options.strip, max_pixels=options.max_pixels)
     for note in source.notes:

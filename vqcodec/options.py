@@ -65,6 +65,7 @@ class EncodeOptions:
             (`ssim`); instead of `model`.
         model: name of a shipped model, or path of a weights file.
         strip: leave out ICC, EXIF and XMP.
+        any_format: also take formats and layouts that no test covers, as Pillow reads them.
         check: decode the indices of the file again before it is returned.
         max_pixels: refuse larger pictures, before they are decoded.
         workers: processes that `check` may use, as in `DecodeOptions`.
@@ -81,6 +82,7 @@ class EncodeOptions:
     tune: Tuning | None = None
     model: str | None = None
     strip: bool = False
+    any_format: bool = False
     check: bool = False
     max_pixels: int = MAX_PIXELS
     workers: int | None = 1

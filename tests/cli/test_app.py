@@ -443,6 +443,12 @@ def test_a_name_that_is_taken_twice_is_refused() -> None:
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png.vqc", "a.vqc"]
 
 
+def test_any_format_reaches_the_codec(codec: FakeCodec) -> None:
+    for more in ([], ["--any-format"]):
+        assert run("compress", picture("a.png"), "-f", *more).exit_code == 0
+        assert codec.calls[-1]["any_format"] == bool(more)
+
+
 def test_an_output_without_the_suffix_is_told() -> None:
     result = run("compress", picture("a.png"), "-o", "a.bin")
     assert result.exit_code == 0 and Path("a.bin").exists()
