@@ -208,7 +208,7 @@ def test_heif_of_several_pictures() -> None:
     several.add_from_pillow(SOFT.rotate(180))
     several.save(buffer, primary_index=1, quality=-1, chroma=444)
     picture = read_picture(buffer.getvalue())
-    assert picture.notes == ("only the first picture of the file kept",)
+    assert picture.notes == ("only the primary picture of the file kept",)
     assert difference(picture, COLOURS[::-1, ::-1]) <= 2
 
 

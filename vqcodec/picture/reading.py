@@ -130,6 +130,8 @@ def _from_loaded(
     rgb = np.repeat(colour[..., None], 3, axis=2) if grey else np.ascontiguousarray(colour)
     if image.format == "PSD" and getattr(image, "is_animated", False):
         notes.append("layers merged")
+    elif image.format == "HEIF" and getattr(image, "n_frames", 1) > 1:
+        notes.append("only the primary picture of the file kept")
     elif _number_of_pictures(image) > 1:
         notes.append("only the first picture of the file kept")
     icc, tiff, xmp = (None, None, None) if strip else (icc, found.exif, found.xmp)
@@ -155,9 +157,7 @@ def _cropped(array: UInt8Array, crop: Crop | None) -> UInt8Array:
 
 
 def _number_of_pictures(image: Image.Image) -> int:
-    """How many pictures a JPEG or HEIF file holds. Phones and stereo cameras write several."""
-    if image.format == "HEIF":
-        return int(getattr(image, "n_frames", 1))
+    """How many pictures a JPEG file holds. Phones and stereo cameras write several (MPO)."""
     index = image.info.get("mp")
     try:
         return (isinstance(index, bytes) and exif.number(index, _NUMBER_OF_PICTURES)) or 1
