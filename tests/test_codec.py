@@ -58,6 +58,7 @@ def test_quality_is_monotonic_in_bytes_and_psnr(tiny_weights: dict[str, Path]) -
     assert quality == sorted(quality)
 
 
+@pytest.mark.slow
 def test_more_effort_is_a_better_trade() -> None:
     """Squared error + lambda x bits falls, lambda being what a bit must save; then the error does.
 

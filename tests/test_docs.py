@@ -26,7 +26,7 @@ LONGEST = 120
 
 FENCE = re.compile(
     r"(?:^<!-- not run: (?P<reason>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```$",
-    re.M | re.S,
+    re.MULTILINE | re.DOTALL,
 )
 
 # The command `vqcodec`, as an installed one would be, but for `train`, which takes a few steps.
@@ -165,12 +165,14 @@ def test_options_in_the_text_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_no_example_hides(page: Path) -> None:
-    fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.M)
+    fences = re.findall(r"^ *```", page.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(fences) == 2 * len(blocks(page))
     for block in blocks(page):
         assert block.language in ("bash", "python", "hex", "")
         if not block.language:
-            assert not re.search(r"^\s*(\$ )?(vqcodec|pip|python3?|import)\s", block.text, re.M)
+            assert not re.search(
+                r"^\s*(\$ )?(vqcodec|pip|python3?|import)\s", block.text, re.MULTILINE
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -181,7 +183,7 @@ def test_lines_are_short(page: Path) -> None:
 
 def anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -198,7 +200,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_experiments_are_all_in_the_index() -> None:
     text = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
-    sections = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.M)]
-    rows = [int(number) for number in re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \|$", text, re.M)]
+    sections = [int(number) for number in re.findall(r"^## (\d+)\. ", text, re.MULTILINE)]
+    rows = [
+        int(number) for number in re.findall(r"^\| (\d+) \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE)
+    ]
     assert sections == list(range(1, len(sections) + 1))
     assert rows == sections

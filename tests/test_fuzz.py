@@ -35,6 +35,9 @@ from vqcodec.picture import reading
 from vqcodec.training.drawings import draw
 
 CASES = int(os.environ.get("VQCODEC_FUZZ_CASES", "10000"))
+# Not traced, which takes longer than the cases: other tests reach these lines on purpose.
+pytestmark = [pytest.mark.slow, pytest.mark.no_cover]
+
 SLOW = 2.0  # seconds of CPU
 MORE_MEMORY = 300 * 10**6  # bytes
 EXTREME = (0, 1, 2, 127, 128, 1024, 1025, 22000, 2**24 - 1, 2**24, 2**24 + 1, 2**31, 2**32 - 1)

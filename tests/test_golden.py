@@ -66,6 +66,7 @@ def test_there_are_golden_files() -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: "-".join(map("=".join, s.items())))
+@pytest.mark.slow
 def test_same_indices_in_every_configuration(setting: dict[str, str]) -> None:
     paths = [str(GOLDEN / "v0" / f"{name}.vqc") for name in NAMES]
     done = subprocess.run(

@@ -21,6 +21,8 @@ from vqcodec.options import ignore
 from vqcodec.training import train
 from vqcodec.training.drawings import draw
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("VQCODEC_KILLS", "2"))
 STEPS = 20 * KILLS
 

@@ -1,12 +1,14 @@
 """Drawing pictures: in batches that bound memory and that no picture depends on."""
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import GOLDEN
 
+import vqcodec
 from vqcodec import sampling
 from vqcodec.options import SampleOptions
 from vqcodec.prior.wavefront_scan import scan
@@ -38,9 +40,9 @@ def test_seeds_and_numbers_are_not_mixed_up() -> None:
 def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
 
-    def spy(*arguments: Any, batch: int) -> list[np.ndarray]:
-        batches.append(batch)
-        return scan(*arguments, batch=batch)
+    def spy(*arguments: Any, **options: Any) -> list[np.ndarray]:
+        batches.append(options["batch"])
+        return scan(*arguments, **options)
 
     monkeypatch.setattr(sampling, "scan", spy)
     monkeypatch.setattr(sampling, "PIXELS", 3 * 40 * 24)
@@ -64,3 +66,30 @@ def test_memory_does_not_grow_with_the_number_of_pictures(monkeypatch: pytest.Mo
 
     drawn(1)  # loads what is loaded once
     assert peak(64) < 1.3 * peak(8)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_weights: dict[str, Path]) -> str:
+    return str(tiny_weights["vq-vae-2"])
+
+
+def narrowed(model: str, seed: int, **options: float) -> list[bytes]:
+    pictures = vqcodec.sample(2, seed=seed, size=(32, 24), model=model, **options)  # type: ignore[arg-type]
+    return [picture.tobytes() for picture in pictures]
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.6}, {"top_p": 0.7}])
+def test_a_narrower_draw_is_random_and_repeatable(model: str, options: dict[str, float]) -> None:
+    found = narrowed(model, 1, **options)
+    assert found == narrowed(model, 1, **options) != narrowed(model, 2, **options)
+    assert found != narrowed(model, 1)  # the options do something
+
+
+def test_no_share_of_the_probability_leaves_the_likeliest_index(model: str) -> None:
+    likeliest = narrowed(model, 1, temperature=0)
+    assert narrowed(model, 1, top_p=0) == narrowed(model, 2, top_p=0) == likeliest
+
+
+def test_ends_of_the_scales_are_the_plain_draw(model: str) -> None:
+    plain = narrowed(model, 3)
+    assert narrowed(model, 3, top_p=1, temperature=1) == plain

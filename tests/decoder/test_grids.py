@@ -321,6 +321,7 @@ def test_every_tile_has_checks_of_its_own(tiny_weights: dict[str, Path], small_t
 
 
 @pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.slow
 def test_a_damaged_tile_costs_a_tile(
     tiny_weights: dict[str, Path],
     small_tiles: int,

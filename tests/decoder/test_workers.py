@@ -80,6 +80,7 @@ def test_workers_read_what_one_process_reads(
 
 
 @pytest.mark.parametrize("many", [1, 3])
+@pytest.mark.slow
 def test_workers_with_many_tiles_use_int8(
     model: str, data: bytes, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_worker_answers_tile_by_tile(model: str, data: bytes, int8: bool) -> N
     assert sink.getvalue() == line + want[0] + line + want[1]
 
 
+@pytest.mark.slow
 def test_every_worker_may_fail(model: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = read_grids(data, model=model).grids
     for program in ("raise SystemExit(1)", "print('{}')", "print('[]')", "print(7)"):

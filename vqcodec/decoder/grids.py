@@ -43,7 +43,7 @@ class Grids:
 
 def read_grids(
     data: bytes,
-    options: DecodeOptions,
+    options: DecodeOptions = DecodeOptions(),
     *,
     progress: Callable[[float], None] = ignore,
     arithmetic: Callable[[], Arithmetic] = fastest,
