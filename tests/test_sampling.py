@@ -3,7 +3,6 @@
 import tracemalloc
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers import GOLDEN
 
@@ -38,9 +37,9 @@ def test_seeds_and_numbers_are_not_mixed_up() -> None:
 def test_batches_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
 
-    def spy(*arguments: Any, batch: int) -> list[np.ndarray]:
-        batches.append(batch)
-        return scan(*arguments, batch=batch)
+    def spy(*arguments: Any, **options: Any) -> Any:
+        batches.append(options["batch"])
+        return scan(*arguments, **options)
 
     monkeypatch.setattr(sampling, "scan", spy)
     monkeypatch.setattr(sampling, "PIXELS", 3 * 40 * 24)

@@ -1,4 +1,4 @@
-"""Threads and memory of this process, and what its processor is good at."""
+"""Threads and memory of this process, and the number types that its processor is fast in."""
 
 import contextlib
 import ctypes
@@ -11,7 +11,39 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["fast_bfloat16", "fast_int8", "limit_threads", "trim_heap"]
+__all__ = [
+    *("fast_bfloat16", "fast_int8", "trim_heap"),
+    *("limit_threads", "set_threads", "wait_passively"),
+]
+
+
+def wait_passively() -> None:
+    """Let idle threads of OpenMP sleep; for a program of its own, before torch loads.
+
+    They spin otherwise, which on a busy machine takes the processor from the threads that they wait
+    for (`benchmarks/threads.py`). What the user has set stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")  # of the libraries of LLVM and Intel
+
+
+def set_threads(threads: int) -> None:
+    """Use `threads` threads from now on, and in the processes that this one starts.
+
+    For a program of its own, since it changes the environment: libraries that load later read it.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    with _LOCK:
+        for pool in ThreadpoolController().lib_controllers:
+            _resize(pool, threads)
+    if _torch_is_loaded():
+        sys.modules["torch"].set_num_threads(threads)
 
 
 @contextlib.contextmanager
@@ -130,28 +162,28 @@ if hasattr(os, "register_at_fork"):  # a lock that another thread holds would ne
 
 
 def trim_heap() -> None:
-    """Return freed memory to the system, where that must be asked for (glibc).
+    """Return freed memory to the system, where it does not return by itself (glibc).
 
-    Work in tiles leaves holes of many sizes in the heap; kept, they grow with the number of tiles.
+    Coding a tile leaves holes of many sizes in the heap, which grow with the number of tiles.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries lack it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32, as far as torch can tell."""
-    return _able("avx512_bf16", "amx_bf16")
+    """Whether this processor multiplies bfloat16 faster than float32, according to torch."""
+    return _has("avx512_bf16", "amx_bf16")
 
 
 def fast_int8() -> bool:
-    """The same for int8."""
-    return _able("avx_vnni", "avx512_vnni", "amx_int8")
+    """Whether this processor multiplies int8 faster than float32, according to torch."""
+    return _has("avx_vnni", "avx512_vnni", "amx_int8")
 
 
-def _able(*capabilities: str) -> bool:
-    """Whether the processor has one of these."""
+def _has(*capabilities: str) -> bool:
+    """Whether the processor has one of these; not, if this version of torch cannot tell."""
     import torch
 
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    able = ask()  # older versions do not say
-    return any(able.get(name) for name in capabilities)
+    found = ask()
+    return any(found.get(name) for name in capabilities)
