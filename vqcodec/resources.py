@@ -18,19 +18,21 @@ __all__ = [
 
 
 def wait_passively() -> None:
-    """Let idle threads of OpenMP sleep; for a program of its own, before torch loads.
+    """Make OpenMP threads sleep while they wait for work, unless the user has set otherwise.
 
-    They spin otherwise, which on a busy machine takes the processor from the threads that they wait
-    for (`benchmarks/threads.py`). What the user has set stays.
+    By default they spin, which on a busy machine takes processors from the threads that they wait
+    for (`benchmarks/threads.py`). To be called by a program, not a library, before torch loads:
+    it changes the environment.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("KMP_BLOCKTIME", "0")  # of the libraries of LLVM and Intel
 
 
 def set_threads(threads: int) -> None:
-    """Use `threads` threads from now on, and in the processes that this one starts.
+    """Use `threads` threads in this process and in those that it starts.
 
-    For a program of its own, since it changes the environment: libraries that load later read it.
+    To be called by a program, not a library: it changes the environment, which libraries that load
+    later read.
 
     Raises:
         ValueError: fewer than one.
@@ -50,10 +52,10 @@ def set_threads(threads: int) -> None:
 def limit_threads(threads: int | None) -> Iterator[None]:
     """Limit BLAS and torch to `threads`; None leaves them unchanged.
 
-    Any number of these may overlap, in any threads and any order: the smallest limit counts, and
-    when the last one ends all is as it was before the first. OpenBLAS has one number of threads for
-    the whole process, so there other threads feel the limit too. OpenMP, hence torch, has one for
-    each thread; so a limit should end in the thread where it began. If it ends in another one (a
+    Limits may overlap, in any threads and any order: the smallest one counts, and the end of the
+    last one restores what was before the first. OpenBLAS has one number of threads for the whole
+    process, so a limit affects other threads too. OpenMP, hence torch, has a number for each
+    thread, so a limit should end in the thread where it began. If it ends in another one (a
     generator may be closed anywhere), the first thread stays limited until it next calls this.
     """
     if threads is None:
@@ -87,13 +89,13 @@ class _Limits:
         self.apply()
 
     def end(self, limit: object, apply: bool = True) -> None:
-        """End a limit, which may not have started; `apply` it now or at the next call."""
+        """End a limit, which need not have started. Without `apply`, the next call restores."""
         self.in_force.pop(limit, None)
         if apply:
             self.apply()
 
     def apply(self) -> None:
-        for pool, size in list(self._sizes.values()):  # memory cleared up here may end a limit
+        for pool, size in list(self._sizes.values()):  # garbage collected here may end a limit
             _resize(pool, min([size, *self.in_force.values()]))
         if not self.in_force:
             self._sizes.clear()
@@ -146,14 +148,14 @@ def _pools(with_numpy: bool, with_torch: bool) -> tuple[list[Any], list[Any]]:
 
 
 def _after_fork_in_child() -> None:
-    """Only the thread that forked goes on in a child; limits of the others are no more."""
+    """End the limits of other threads, which do not exist in a child."""
     _LOCK.release()
     own = _of_this_thread().in_force
     for limit in [limit for limit in _PROCESS.in_force if limit not in own]:
         _PROCESS.end(limit)
 
 
-if hasattr(os, "register_at_fork"):  # a lock that another thread holds would never open
+if hasattr(os, "register_at_fork"):  # else a child could wait for ever for a lock of another thread
     os.register_at_fork(
         before=_LOCK.acquire,
         after_in_parent=_LOCK.release,
