@@ -22,7 +22,13 @@ from threadpoolctl import ThreadpoolController
 
 from vqcodec import codec
 from vqcodec.errors import BitstreamError
-from vqcodec.resources import fast_bfloat16, fast_int8, limit_threads, trim_heap
+from vqcodec.resources import (
+    fast_bfloat16,
+    fast_int8,
+    limit_threads,
+    set_threads,
+    trim_heap,
+)
 
 
 def resident() -> int:
@@ -32,8 +38,8 @@ def resident() -> int:
 
 def counts() -> list[int]:
     """Threads of each library, as this thread sees them."""
-    found = ThreadpoolController().info()
-    return [*(info["num_threads"] for info in found), torch.get_num_threads()]
+    of_torch = torch.get_num_threads()  # first, since its first call in a thread sets them
+    return [of_torch, *(info["num_threads"] for info in ThreadpoolController().info())]
 
 
 @pytest.fixture
@@ -175,6 +181,63 @@ assert counts() == {2}
 
 def test_torch_may_be_loaded_under_a_limit() -> None:
     subprocess.run([sys.executable, "-c", LATE], check=True)
+
+
+SET = """
+import sys
+from threadpoolctl import ThreadpoolController
+from vqcodec.resources import set_threads
+if sys.argv[1] == "before":
+    set_threads(1)
+import numpy, torch
+if sys.argv[1] == "after":
+    set_threads(1)
+
+def counts():
+    return {info["num_threads"] for info in ThreadpoolController().info()}
+
+assert counts() == {1} and torch.get_num_threads() == 1
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_threads_can_be_set_before_and_after_libraries_load(when: str) -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    subprocess.run([sys.executable, "-c", SET, when], env=environment, check=True)
+
+
+def test_there_is_at_least_one_thread() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        set_threads(0)
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_the_command_lets_threads_sleep_unless_told_otherwise(given: str | None) -> None:
+    code = """
+import os, sys
+from vqcodec import __main__
+from vqcodec.cli import app
+app.app = lambda **_: print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+__main__.main()
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    if given:
+        environment["OMP_WAIT_POLICY"] = given
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [given or "PASSIVE", "False"]
+
+
+def test_a_program_that_imports_us_keeps_its_environment() -> None:
+    code = """
+import os
+from vqcodec import codec
+import vqcodec.resources
+assert not {"OMP_WAIT_POLICY", "KMP_BLOCKTIME"} & set(os.environ)
+"""
+    names = ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    environment = {k: v for k, v in os.environ.items() if k not in names}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

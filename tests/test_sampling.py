@@ -4,7 +4,6 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers import GOLDEN
 

@@ -13,7 +13,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of damaged tags in files; notes tell
     try:
         from vqcodec.cli.app import app  # takes a moment, in which Ctrl-C is no bug either
+        from vqcodec.resources import wait_passively
 
+        wait_passively()
         app(prog_name="vqcodec")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -31,11 +31,11 @@ PICTURES = SUFFIXES  # what -r takes from a folder to compress
 
 
 def check_target(target: str, force: bool, new_folders: bool = False) -> None:
-    """Refuse a target that could not, or must not, be written.
+    """Refuse a target that cannot, or must not, be written.
 
     Raises:
-        OSError: it exists and not `force`; it is a folder; its folder is missing or read-only;
-            standard output is a terminal and not `force`.
+        OSError: it is a folder, or its folder is missing or read-only; without `force` also: it
+            exists, or it is standard output and that is a terminal.
     """
     if target == STREAM:
         if not sys.stdout.writable():
@@ -61,13 +61,13 @@ def check_target(target: str, force: bool, new_folders: bool = False) -> None:
 
 
 def check_vqc(source: str) -> None:
-    """Look at the first bytes of a regular file.
+    """Check the first bytes of a regular file; anything else passes unread.
 
     Raises:
         NotVqcodecFile: they are not those of a `.vqc` file.
         OSError: it cannot be read.
     """
-    if os.path.isfile(source):  # of a pipe, bytes can be read once only
+    if os.path.isfile(source):  # bytes of a pipe can be read only once
         with open(source, "rb") as file:
             _check_magic(file.read(len(MAGIC)))
 
@@ -76,7 +76,7 @@ def read_vqc(source: str) -> bytes:
     """The bytes of a `.vqc` file, or of standard input.
 
     Raises:
-        NotVqcodecFile: it starts with other bytes; only these are read, as it may be huge.
+        NotVqcodecFile: it starts with other bytes. No more is read of it, as it may be huge.
         OSError: it cannot be read.
     """
     if source == STREAM:
@@ -108,7 +108,7 @@ def write(target: str, data: bytes, force: bool, new_folders: bool = False) -> N
     Raises:
         OSError: as from `check_target`, or on writing. Nothing is left behind.
     """
-    check_target(target, force, new_folders)  # again: the work took a while
+    check_target(target, force, new_folders)  # again: things may have changed since
     if target == STREAM:
         sys.stdout.flush()
         sys.stdout.buffer.write(data)
@@ -125,13 +125,13 @@ def write(target: str, data: bytes, force: bool, new_folders: bool = False) -> N
 def write_atomically(path: str | Path, data: bytes, *, replace: bool = True) -> None:
     """Write a regular file so that it appears whole or not at all, even if the power fails.
 
-    A file that is replaced passes on its permissions. A link stays; what it names is written.
+    The permissions of a file that is replaced are kept. Of a symbolic link, the target is written.
 
     Args:
-        replace: a file that has the name already gives way; otherwise it is kept.
+        replace: whether to replace a file of that name; if not, it is an error.
     Raises:
-        FileExistsError: the name is taken, and not `replace`.
-        OSError: the file cannot be written, with `path` as its name. No partial file is left.
+        FileExistsError: there is a file of that name, and not `replace`.
+        OSError: the file cannot be written. No partial file is left.
     """
     target = os.path.realpath(path)
     folder = os.path.dirname(target)
@@ -168,10 +168,10 @@ def _sync_folder(folder: str) -> None:
 
 
 def _give_name(temporary: str, target: str) -> bool:
-    """Rename a file unless the name was taken meanwhile; False: this file system has no links.
+    """Rename a file unless its new name is taken; False if this file system has no hard links.
 
     Raises:
-        FileExistsError: it was.
+        FileExistsError: the name is taken.
     """
     try:
         os.link(temporary, target)
@@ -185,7 +185,7 @@ def _give_name(temporary: str, target: str) -> bool:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """What two paths of the same file, linked or not, have in common; None for other things."""
+    """Device and inode of a regular file, the same for all paths to it; None for anything else."""
     try:
         status = os.stat(path)
     except OSError:
@@ -195,6 +195,7 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def is_device(path: str) -> bool:
+    """Whether a path leads to something else than a regular file: a device, a pipe, a folder."""
     return os.path.exists(path) and not os.path.isfile(path)
 
 

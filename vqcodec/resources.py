@@ -1,4 +1,4 @@
-"""Threads and memory of this process, and what its processor is good at."""
+"""Threads and memory of this process, and the number types that its processor is fast in."""
 
 import contextlib
 import ctypes
@@ -11,17 +11,51 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["fast_bfloat16", "fast_int8", "limit_threads", "trim_heap"]
+__all__ = [
+    *("fast_bfloat16", "fast_int8", "trim_heap"),
+    *("limit_threads", "set_threads", "wait_passively"),
+]
+
+
+def wait_passively() -> None:
+    """Make OpenMP threads sleep while they wait for work, unless the user has set otherwise.
+
+    By default they spin, which on a busy machine takes processors from the threads that they wait
+    for (`benchmarks/threads.py`). To be called by a program, not a library, before torch loads:
+    it changes the environment.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("KMP_BLOCKTIME", "0")  # of the libraries of LLVM and Intel
+
+
+def set_threads(threads: int) -> None:
+    """Use `threads` threads in this process and in those that it starts.
+
+    To be called by a program, not a library: it changes the environment, which libraries that load
+    later read.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    with _LOCK:
+        for pool in ThreadpoolController().lib_controllers:
+            _resize(pool, threads)
+    if _torch_is_loaded():
+        sys.modules["torch"].set_num_threads(threads)
 
 
 @contextlib.contextmanager
 def limit_threads(threads: int | None) -> Iterator[None]:
     """Limit BLAS and torch to `threads`; None leaves them unchanged.
 
-    Any number of these may overlap, in any threads and any order: the smallest limit counts, and
-    when the last one ends all is as it was before the first. OpenBLAS has one number of threads for
-    the whole process, so there other threads feel the limit too. OpenMP, hence torch, has one for
-    each thread; so a limit should end in the thread where it began. If it ends in another one (a
+    Limits may overlap, in any threads and any order: the smallest one counts, and the end of the
+    last one restores what was before the first. OpenBLAS has one number of threads for the whole
+    process, so a limit affects other threads too. OpenMP, hence torch, has a number for each
+    thread, so a limit should end in the thread where it began. If it ends in another one (a
     generator may be closed anywhere), the first thread stays limited until it next calls this.
     """
     if threads is None:
@@ -55,13 +89,13 @@ class _Limits:
         self.apply()
 
     def end(self, limit: object, apply: bool = True) -> None:
-        """End a limit, which may not have started; `apply` it now or at the next call."""
+        """End a limit, which need not have started. Without `apply`, the next call restores."""
         self.in_force.pop(limit, None)
         if apply:
             self.apply()
 
     def apply(self) -> None:
-        for pool, size in list(self._sizes.values()):  # memory cleared up here may end a limit
+        for pool, size in list(self._sizes.values()):  # garbage collected here may end a limit
             _resize(pool, min([size, *self.in_force.values()]))
         if not self.in_force:
             self._sizes.clear()
@@ -114,14 +148,14 @@ def _pools(with_numpy: bool, with_torch: bool) -> tuple[list[Any], list[Any]]:
 
 
 def _after_fork_in_child() -> None:
-    """Only the thread that forked goes on in a child; limits of the others are no more."""
+    """End the limits of other threads, which do not exist in a child."""
     _LOCK.release()
     own = _of_this_thread().in_force
     for limit in [limit for limit in _PROCESS.in_force if limit not in own]:
         _PROCESS.end(limit)
 
 
-if hasattr(os, "register_at_fork"):  # a lock that another thread holds would never open
+if hasattr(os, "register_at_fork"):  # else a child could wait for ever for a lock of another thread
     os.register_at_fork(
         before=_LOCK.acquire,
         after_in_parent=_LOCK.release,
@@ -130,28 +164,28 @@ if hasattr(os, "register_at_fork"):  # a lock that another thread holds would ne
 
 
 def trim_heap() -> None:
-    """Return freed memory to the system, where that must be asked for (glibc).
+    """Return freed memory to the system, where it does not return by itself (glibc).
 
-    Work in tiles leaves holes of many sizes in the heap; kept, they grow with the number of tiles.
+    Coding a tile leaves holes of many sizes in the heap, which grow with the number of tiles.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # other C libraries lack it
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32, as far as torch can tell."""
-    return _able("avx512_bf16", "amx_bf16")
+    """Whether this processor multiplies bfloat16 faster than float32, according to torch."""
+    return _has("avx512_bf16", "amx_bf16")
 
 
 def fast_int8() -> bool:
-    """The same for int8."""
-    return _able("avx_vnni", "avx512_vnni", "amx_int8")
+    """Whether this processor multiplies int8 faster than float32, according to torch."""
+    return _has("avx_vnni", "avx512_vnni", "amx_int8")
 
 
-def _able(*capabilities: str) -> bool:
-    """Whether the processor has one of these."""
+def _has(*capabilities: str) -> bool:
+    """Whether the processor has one of these; not, if this version of torch cannot tell."""
     import torch
 
     ask: Callable[[], Mapping[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    able = ask()  # older versions do not say
-    return any(able.get(name) for name in capabilities)
+    found = ask()
+    return any(found.get(name) for name in capabilities)

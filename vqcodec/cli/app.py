@@ -289,9 +289,9 @@ def models(as_json: Json = False) -> None:
     cards = models.cards()
     width = max([len("name"), *(len(card.name) for card in cards)])
     if not as_json:
-        print(f"{'name':{width}}  {'id':16}  {'bytes':>10}  note")
+        print(f"{'name':{width}}  {'id':8}  {'bytes':>10}  note")
     for card in cards:
-        row = f"{card.name:{width}}  {card.model_id}  {card.num_bytes:10}  {card.note}"
+        row = f"{card.name:{width}}  {card.model_id:8}  {card.num_bytes:10}  {card.note}"
         report.show(row.rstrip(), **asdict(card))
 
 
