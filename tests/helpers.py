@@ -1,6 +1,6 @@
 """What several test modules share: tiny configurations, and where things lie."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from vqcodec import models
 from vqcodec.config import Level, ModelConfig, PriorConfig
+from vqcodec.decoder import grids
+from vqcodec.options import DecodeOptions, ignore
+from vqcodec.prior.arithmetic import Arithmetic, fastest
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.wavefront_scan import scan_known
 
@@ -48,15 +51,23 @@ TINY = {
 }
 
 
-def ignore(record: dict[str, Any]) -> None:
-    return None
-
-
 def same_weights(a: Path, b: Path) -> bool:
     first, second = models.Model(a).tensors, models.Model(b).tensors
     return first.keys() == second.keys() and all(
         np.array_equal(first[name], second[name]) for name in first
     )
+
+
+def read_grids(
+    data: bytes,
+    *,
+    progress: Callable[[float], None] = ignore,
+    arithmetic: Callable[[], Arithmetic] = fastest,
+    **options: Any,
+) -> grids.Grids:
+    """`decoder.grids.read_grids` with the fields of `DecodeOptions` as keywords."""
+    asked = DecodeOptions(**options)
+    return grids.read_grids(data, asked, progress=progress, arithmetic=arithmetic)
 
 
 def cross_entropy_bits(

@@ -252,7 +252,7 @@ class Prior:
         """*Causal layers*, one n at one position; `seen` is h at the taps, then ctx."""
         weight, e = self.matrix(f"{name}.gate")
         sums = narrow(seen) @ weight + self.tensors[f"{name}.gate.bias"]
-        x, y, ex, ey = *np.split(sums, 2), *np.split(e, 2)
+        (x, y), (ex, ey) = np.split(sums, 2), np.split(e, 2)
         a = np.clip(rounded(x, ex - 3), -128, 127)
         g = np.clip(rounded(y, ey - 1) + 64, 0, 128)
         weight, e = self.matrix(f"{name}.residual")

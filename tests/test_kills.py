@@ -13,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, ignore, same_weights
+from helpers import TINY, same_weights
 from PIL import Image
 
 from vqcodec import codec
+from vqcodec.options import ignore
 from vqcodec.training import train
 from vqcodec.training.drawings import draw
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("VQCODEC_KILLS", "2"))
 STEPS = 20 * KILLS

@@ -69,6 +69,7 @@ def test_another_stored_hash_is_a_mismatch(tiny_weights: dict[str, Path], tmp_pa
     assert result.stdout.endswith("but agree with each other\n")
 
 
+@pytest.mark.slow
 def test_weights_without_a_hash(
     tiny_weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,8 +147,8 @@ class Choice(Quantizer):
         super().__init__(TINY["residual"])
         self.latent = latent
 
-    def forward(self, *_: object, levels: int, beam: int, weights: None, **__: object) -> Quantized:
-        assert (levels, beam) == (2, 5)
+    def forward(self, *_: object, **options: object) -> Quantized:
+        assert (options["levels"], options["beam"]) == (2, 5)
         return Quantized(self.latent.detach().clone(), [], torch.zeros(3))
 
 

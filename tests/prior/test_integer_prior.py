@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import ModelError
 from vqcodec.prior import wavefront_scan
-from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, int8_is_right
+from vqcodec.prior.arithmetic import Arithmetic, FloatArithmetic, Int8Arithmetic, int8_is_right
 from vqcodec.prior.freeze import freeze
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
@@ -274,8 +274,10 @@ def test_scan_and_scan_known_agree_with_the_reference(
             np.testing.assert_array_equal(frequencies, flat[:, places])
         return ordered(step, grids)
 
-    int8 = [Int8Arithmetic(least=0)] if int8_is_right() else []
-    for arithmetic in (FloatArithmetic(), FloatArithmetic(np.float64), *int8):
+    ways: list[Arithmetic] = [FloatArithmetic(), FloatArithmetic(np.float64)]
+    if int8_is_right():
+        ways.append(Int8Arithmetic(least=0))
+    for arithmetic in ways:
         prior = IntegerPrior(CONFIG, tensors, arithmetic)
         scanned = scan(prior, shapes_from(coarse), 37, choose, batch)
         for got, grid in zip(scanned, grids, strict=True):

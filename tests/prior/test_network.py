@@ -98,7 +98,7 @@ def test_embeddings_of_slices_are_summed_and_clamped() -> None:
     got = model.embed(2, grid)
     assert got.shape == (2, 4, 6, 6) and got.abs().max() == prior.LIMIT
     for b, i, j in [(0, 0, 0), (1, 3, 5), (0, 2, 1), (1, 0, 4)]:
-        want = sum(table[k, grid[b, i, j, k]] for k in range(3))
+        want = torch.stack([table[k, grid[b, i, j, k]] for k in range(3)]).sum(0)
         torch.testing.assert_close(got[b, i, j], want.clamp(-prior.LIMIT, prior.LIMIT))
 
 

@@ -11,17 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, ignore, same_weights
+from helpers import TINY, same_weights
 from PIL import Image
 
 from vqcodec import models
-from vqcodec.config import Tuning
+from vqcodec.config import PRESETS, Tuning
 from vqcodec.encoder import code_lengths as lengths
 from vqcodec.errors import ImageError, ModelError
 from vqcodec.networks.quantizer import Quantizer
+from vqcodec.options import ignore
 from vqcodec.prior.network import Prior
 from vqcodec.training import objective, train
 from vqcodec.training import run as train_run
+from vqcodec.training.codebook_learning import CodebookLearner
 from vqcodec.training.codebooks import Codebooks
 from vqcodec.training.data import CropSource, drawn_pictures
 from vqcodec.training.drawings import draw
@@ -33,6 +35,7 @@ from vqcodec.training.objective import (
     proxy_bits,
     spread_quality,
 )
+from vqcodec.training.run import Run
 
 
 def options(tmp_path: Path, **changes: Any) -> train.TrainOptions:
@@ -63,7 +66,7 @@ def test_a_run_learns_and_logs(tmp_path: Path) -> None:
 
 
 def test_turns_with_the_same_crops_are_for_different_levels() -> None:
-    config = train.PRESETS["photo"]
+    config = PRESETS["photo"]
     turns = list(train._turns(config))
     assert len(turns) == train.TURNS
     coarse = [k for levels in turns for k in levels if config.levels[k].stride == 16]
@@ -118,7 +121,7 @@ def test_the_prior_learns_codes_chosen_by_its_own_lengths(
     """As coding chooses them; those of levels that a file does not have by marginal ones."""
     model = models.Model(tiny_weights[name])
     pictures = [draw(np.random.default_rng(k), 96) for k in range(2)]
-    state = train.Run(options(tmp_path), model.config, CropSource(pictures, 0), ignore)
+    state = Run(options(tmp_path), model.config, CropSource(pictures, 0), ignore)
     train._start_from(state, model)
     count = len(model.config.levels)
     for k in range(count):  # what is marginal is no longer what the prior says
@@ -151,7 +154,8 @@ def test_steps_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> Non
         model = models.Model(tiny_weights["residual"])
         quality = torch.full((4,), 60.0)
         torch.manual_seed(0)  # the same step of all levels
-        _, parts = AutoencoderObjective()(model.autoencoder, model.quantizer, x, quality, steps)
+        learner = CodebookLearner(model.quantizer)
+        _, parts = AutoencoderObjective()(model.autoencoder, learner, x, quality, steps)
         errors.append(float(parts["mse"].mean()))
     assert errors[1] < 0.99 * errors[0]
 
@@ -174,7 +178,8 @@ def test_a_resumed_run_ends_like_one_that_was_not_stopped(
         each.output.parent.mkdir()
     train.run(straight, ignore)
 
-    for at in (("autoencoder", 50), ("prior", 50)):
+    ends: list[tuple[str, int]] = [("autoencoder", 50), ("prior", 50)]
+    for at in ends:
 
         def kill(record: dict[str, Any], at: tuple[str, int] = at) -> None:
             if (record["phase"], record.get("step")) == at:
@@ -209,7 +214,8 @@ def test_ctrl_c_keeps_the_step(
         each.output.parent.mkdir()
     train.run(straight, ignore)
 
-    for at in (("autoencoder", 4), ("prior", 2)):
+    ends: list[tuple[str, int]] = [("autoencoder", 4), ("prior", 2)]
+    for at in ends:
         notes: list[str] = []
 
         def press(

@@ -3,63 +3,37 @@
 Nothing here imports torch or NumPy before a command needs it: `--help` and `info` answer at once.
 """
 
-import os
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from vqcodec import files, limits
+from vqcodec import files
+from vqcodec.cli import coding
 from vqcodec.cli.console import (
-    Advance,
     Report,
     Ticker,
     TrainingDisplay,
-    describe_file,
-    info_text,
     one_line,
     one_line_errors,
 )
 from vqcodec.cli.parameters import (
-    Bpp,
     Effort,
     Force,
-    Inputs,
     Json,
-    Levels,
-    MaxMemory,
-    MaxPixels,
     ModelName,
-    ModelOrTune,
-    Output,
-    Psnr,
     Quality,
-    QualityOrTarget,
-    Recursive,
-    Region,
-    Size,
-    Tune,
-    Weights,
-    Workers,
     finite,
-    one_of,
     parse_names,
     parse_qualities,
-    parse_region,
     parse_size,
     picture_suffix,
-    pixel_limit,
-    plan_jobs,
     print_version,
 )
 from vqcodec.config import Tuning
-from vqcodec.files import PICTURES, STREAM, Job
 
 __all__ = ["app"]
-
-VQC = frozenset({".vqc"})
 
 
 class Group(TyperGroup):
@@ -92,169 +66,8 @@ def main(
     """Compress pictures with a residual VQ-VAE and an autoregressive prior."""
 
 
-@app.command()
-def compress(
-    inputs: Inputs,
-    output: Output = None,
-    quality: QualityOrTarget = None,
-    bpp: Bpp = None,
-    size: Size = None,
-    psnr: Psnr = None,
-    effort: Effort = 1,
-    levels: Levels = None,
-    tune: Tune = None,
-    model: ModelOrTune = None,
-    force: Force = False,
-    strip: Annotated[bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP.")] = False,
-    check: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Decode each file before it is written.")
-    ] = True,
-    max_pixels: MaxPixels = limits.MAX_PIXELS,
-    max_memory: MaxMemory = None,
-    workers: Workers = None,
-    as_json: Json = False,
-    recursive: Recursive = False,
-) -> None:
-    """Compress pictures into .vqc files, beside them or at OUT.
-
-    The quality is -q, or what --bpp, --size or --psnr needs, found by trying 4 or 5, for each
-    picture anew.
-    """
-    one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
-    one_of(tune=tune, model=model)
-    limit = pixel_limit(max_pixels, max_memory)
-    report = Report(as_json)
-    jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import codec  # imports torch, seconds: keep it out of --help
-
-        start = time.perf_counter()
-        found: list[float] = []
-        before = os.path.getsize(job.source) if files.identity(job.source) else None
-        data = codec.compress(
-            files.read_stdin() if job.source == STREAM else job.source,
-            quality=quality,
-            bpp=bpp,
-            size=size,
-            psnr=psnr,
-            effort=effort,
-            levels=levels,
-            tune=tune,
-            model=model,
-            strip=strip,
-            check=check,
-            max_pixels=limit,
-            workers=workers,
-            notes=lambda text: report.note(job.source, text),
-            found=found.append,
-            progress=advance,
-        )
-        files.write(job.target, data, force, job.new_folders)
-        if before is not None and before < len(data):
-            report.note(job.source, f"the result is larger: {len(data)} bytes, not {before}")
-        fields = describe_file(data, limit) | {"quality": found[0]}
-        report.done(
-            job,
-            f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp, quality {found[0]:g}",
-            **fields,
-            seconds=round(time.perf_counter() - start, 3),
-        )
-
-    report.each(jobs, work)
-
-
-@app.command()
-def decompress(
-    inputs: Inputs,
-    output: Output = None,
-    levels: Levels = None,
-    region: Region = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Decode what there is of a cut or damaged file.")
-    ] = False,
-    model: Weights = None,
-    max_pixels: MaxPixels = limits.MAX_PIXELS,
-    max_memory: MaxMemory = None,
-    workers: Workers = None,
-    force: Force = False,
-    as_json: Json = False,
-    recursive: Recursive = False,
-) -> None:
-    """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
-    suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
-    box = parse_region(region) if region is not None else None
-    limit = pixel_limit(max_pixels, max_memory)
-    report = Report(as_json)
-    jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import codec
-        from vqcodec.picture import image
-
-        start = time.perf_counter()
-        data = files.read_vqc(job.source)
-        picture = codec.decompress_picture(
-            data,
-            levels=levels,
-            region=box,
-            partial=partial,
-            model=model,
-            max_pixels=limit,
-            workers=workers,
-            notes=lambda text: report.note(job.source, text),
-            progress=advance,
-        )
-        written = image.write_picture(picture, suffix)
-        if lost := image.left_out(picture, suffix):
-            report.note(job.source, lost)
-        files.write(job.target, written, force, job.new_folders)
-        report.done(
-            job,
-            f"{picture.width} x {picture.height}",
-            **describe_file(data, limit),
-            output_bytes=len(written),
-            seconds=round(time.perf_counter() - start, 3),
-        )
-
-    report.each(jobs, work)
-
-
-@app.command()
-def info(inputs: Inputs, max_pixels: MaxPixels = limits.MAX_PIXELS, as_json: Json = False) -> None:
-    """Show what .vqc files hold: size, quality, model, bytes of each part. Also of cut files."""
-    report = Report(as_json)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import models
-
-        fields = describe_file(files.read_vqc(job.source), max_pixels)
-        name = models.name_of(bytes.fromhex(fields["model_id"]))
-        fields = {"input": job.source, **fields, "model": name}
-        report.show(info_text(fields), **fields)
-
-    report.each([Job(name, STREAM) for name in inputs], work)
-
-
-@app.command()
-def verify(
-    inputs: Inputs,
-    model: Weights = None,
-    max_pixels: MaxPixels = limits.MAX_PIXELS,
-    workers: Workers = None,
-    as_json: Json = False,
-) -> None:
-    """Decode .vqc files and check every checksum; the exit status is 0 if all are right."""
-    report = Report(as_json)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import codec
-
-        data = files.read_vqc(job.source)
-        codec.verify(data, model, max_pixels=max_pixels, workers=workers)
-        report.show(f"{one_line(job.source)}: ok", input=job.source, ok=True)
-
-    report.each([Job(name, STREAM) for name in inputs], work)
+for command in (coding.compress, coding.decompress, coding.info, coding.verify):
+    app.command()(command)
 
 
 @app.command()
@@ -344,29 +157,47 @@ def train(
 
 @app.command()
 def sample(
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=4096, help="Pictures.")] = 16,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=4096, help="How many pictures.")
+    ] = 16,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="OUT", help="Contact sheet; - is stdout.")
+        str,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="Contact sheet to write; - is standard output."
+        ),
     ] = "samples.png",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     temperature: Annotated[
-        float, typer.Option(min=0, callback=finite, help="Below 1: likelier, plainer.")
+        float,
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="Below 1: likelier and plainer pictures; 0: always the likeliest.",
+        ),
     ] = 1.0,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, callback=finite, help="Share of the probability to use.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Draw among the likeliest indices that hold this share of the probability.",
+        ),
     ] = 1.0,
-    size: Annotated[str, typer.Option(metavar="WxH", help="Of each, in pixels.")] = "256x256",
+    dimensions: Annotated[
+        str, typer.Option(metavar="WxH", help="Width and height of each picture, in pixels.")
+    ] = "256x256",
     quality: Quality = 30,
     model: ModelName = "photo",
     force: Force = False,
 ) -> None:
     """Draw new pictures from the prior, as one contact sheet."""
-    width, height = parse_size(size, count)
+    width, height = parse_size(dimensions, count)
     suffix = picture_suffix(output)
     files.check_target(output, force)
     from vqcodec import codec
     from vqcodec.cli.contact_sheet import contact_sheet
-    from vqcodec.picture import image
+    from vqcodec.picture import reading, writing
 
     pictures = codec.sample(
         count,
@@ -377,21 +208,24 @@ def sample(
         quality=quality,
         model=model,
     )
-    sheet = image.from_pil(contact_sheet(pictures))
-    files.write(output, image.write_picture(sheet, suffix), force)
+    sheet = reading.from_pil(contact_sheet(pictures))
+    files.write(output, writing.write_picture(sheet, suffix), force)
 
 
 @app.command()
 def demo(
     picture: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="Default: draws one.")
+        Path | None,
+        typer.Argument(
+            exists=True, dir_okay=False, help="Picture to try; without it, one is drawn."
+        ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Where the results go.")
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Directory for the results.")
     ] = Path("demo"),
     force: Force = False,
 ) -> None:
-    """Try the codec on one picture: size, bpp and PSNR at a few qualities."""
+    """Try the codec on one picture: bytes, bits per pixel and PSNR at three qualities."""
     from vqcodec.cli.demo import demo as trials
 
     print("quality    bytes    bpp  PSNR dB  encode s  decode s")
@@ -405,16 +239,17 @@ def demo(
 @app.command()
 def evaluate(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Pictures.")
+        Path,
+        typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Folder of pictures."),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT", help="Where the report goes.")
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Directory for the report.")
     ] = Path("report"),
     qualities: Annotated[
-        str, typer.Option(metavar="Q,Q,...", help="Of vqcodec.")
+        str, typer.Option(metavar="Q,Q,...", help="Qualities of vqcodec to measure.")
     ] = "5,20,30,40,50,60,70,80,95",
     baselines: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Codecs to compare with, or none.")
+        str, typer.Option(metavar="NAME,...", help="Codecs to compare with; none for no others.")
     ] = "jpeg,webp,avif,jpeg2000",
     effort: Effort = 1,
     model: ModelName = "photo",
@@ -451,7 +286,7 @@ def models(as_json: Json = False) -> None:
     from vqcodec import models
 
     report = Report(as_json)
-    cards = models.models()
+    cards = models.cards()
     width = max([len("name"), *(len(card.name) for card in cards)])
     if not as_json:
         print(f"{'name':{width}}  {'id':16}  {'bytes':>10}  note")
@@ -462,7 +297,10 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
-    """Check that this machine computes exactly, however it does; the exit status is 0 if so."""
+    """Check that the prior gives the same numbers with every arithmetic of this machine.
+
+    Exit status 0 if it does.
+    """
     from vqcodec.cli.doctor import print_table
     from vqcodec.evaluation import exactness
 

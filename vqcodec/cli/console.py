@@ -7,14 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vqcodec import limits
 from vqcodec.bitstream import container
+from vqcodec.cli.jobs import Job
 from vqcodec.errors import VqcodecError
-from vqcodec.files import Job
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,9 +56,14 @@ class Report:
             typer.Exit: status 1, if a job failed or was refused before.
         """
         with self.bar:
+            written: set[str] = set()
             for number, job in enumerate(jobs):
+                if job.spare and job.target in written:
+                    self.note(job.source, f"{job.target} is of another input, so: {job.spare}")
+                    job = replace(job, target=job.spare)
                 try:
                     work(job, self.bar.part(number, len(jobs), job.source))
+                    written.add(job.target)
                 except BrokenPipeError:
                     raise  # nobody reads on: no fault of this file
                 except EXPECTED as error:
@@ -305,7 +311,7 @@ def describe(error: Exception, name: str = "") -> str:
         text = f"{path}: {error.strerror}" if path else error.strerror
     else:
         text = str(error) or type(error).__name__
-    if name:  # of bytes, such as standard input, `image.read_picture` knows none
+    if name:  # of bytes, such as standard input, `reading.read_picture` knows none
         text = text.removeprefix(f"{name}: ").removeprefix("picture: ")
     return one_line(text)
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from vqcodec.errors import ModelError
+from vqcodec.files import write_atomically
 
 __all__ = ["Checkpoint", "Saved"]
 
@@ -71,7 +72,11 @@ class Checkpoint:
         rng: np.random.Generator,
         extra: Mapping[str, Tensor],
     ) -> None:
-        """Write everything that the rest of the run depends on."""
+        """Write everything that the rest of the run depends on.
+
+        Raises:
+            OSError: the file cannot be written; the checkpoint before it stays.
+        """
         tensors = {"rng": torch.get_rng_state()}
         if torch.cuda.is_available():
             tensors["rng_cuda"] = torch.cuda.get_rng_state()
@@ -82,9 +87,7 @@ class Checkpoint:
         tensors |= {f"extra.{name}": value for name, value in extra.items()}
         tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         meta = {**meta, "numpy_rng": rng.bit_generator.state}
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        save_file(tensors, partial, metadata={"run": json.dumps(meta)})
-        partial.replace(self.path)
+        write_atomically(self.path, serialise(tensors, {"run": json.dumps(meta)}))
 
     def load(self) -> Saved:
         """Read it back; ModelError if there is none, or it is damaged."""

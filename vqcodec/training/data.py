@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vqcodec.errors import ImageError
-from vqcodec.picture.image import read_picture
+from vqcodec.picture.reading import read_picture
 
 __all__ = ["CropSource", "drawn_pictures", "load_folder"]
 

@@ -12,6 +12,7 @@ from vqcodec.encoder.refine import refine
 from vqcodec.networks.autoencoder import Autoencoder
 from vqcodec.networks.quantizer import Quantizer, rate_bins
 from vqcodec.prior.network import Prior
+from vqcodec.training.codebook_learning import CodebookLearner
 
 __all__ = [
     "REFINEMENT_STEPS",
@@ -62,7 +63,7 @@ class AutoencoderObjective:
     def __call__(
         self,
         autoencoder: Autoencoder,
-        quantizer: Quantizer,
+        learner: CodebookLearner,
         x: Tensor,
         quality: Tensor,
         steps: int = 0,
@@ -74,13 +75,14 @@ class AutoencoderObjective:
             quality: (B,) in 0..100.
             steps: how often the latent is refined before it is quantised, as coding does.
         """
+        quantizer = learner.quantizer
         lambdas = quantizer.lambdas(quality)
         with torch.autocast(x.device.type, torch.bfloat16):
             latent = autoencoder.encode(x, quality)
         weights = weights_for(quantizer.config, x)
 
         refined = refine_as_coding(autoencoder, quantizer, latent.detach(), x, quality, steps)
-        quantized = quantizer.update(refined, quality, weights)
+        quantized = learner.update(refined, quality, weights)
         target = quantized.latent
         if torch.rand(()) < PARTIAL_LEVELS:
             levels = int(torch.randint(1, len(quantized.grids) + 1, ()))

@@ -13,6 +13,7 @@ from vqcodec.networks.autoencoder import Autoencoder
 from vqcodec.networks.quantizer import Quantizer
 from vqcodec.prior.network import Prior
 from vqcodec.training.checkpoint import Checkpoint, Saved
+from vqcodec.training.codebook_learning import CodebookLearner
 from vqcodec.training.data import CropSource
 from vqcodec.training.loop import Loop, Record
 
@@ -92,6 +93,7 @@ class Run:
     pretrained: bool = False  # goes on from an earlier model
     autoencoder: Autoencoder = field(init=False)
     quantizer: Quantizer = field(init=False)
+    learner: CodebookLearner = field(init=False)  # of the quantizer
     prior: Prior = field(init=False)
     results: Record = field(default_factory=dict)  # last figures of each phase, for the card
     interrupted: Event = field(default_factory=Event)
@@ -99,12 +101,13 @@ class Run:
     def __post_init__(self) -> None:
         self.autoencoder = Autoencoder(self.config)
         self.quantizer = Quantizer(self.config)
+        self.learner = CodebookLearner(self.quantizer)
         self.prior = Prior(self.config)
 
     def modules(self) -> dict[str, nn.Module]:
         return {
             "autoencoder": self.autoencoder,
-            "quantizer": self.quantizer,
+            "learner": self.learner,
             "prior": self.prior,
         }
 

@@ -25,6 +25,7 @@ from vqcodec.prior.freeze import freeze, thaw, unfrozen
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.probe import probe
 from vqcodec.training.checkpoint import Checkpoint, Saved
+from vqcodec.training.codebook_learning import code_lengths, geometry, prefer_zero
 from vqcodec.training.codebooks import Codebooks
 from vqcodec.training.data import CropSource, drawn_pictures, load_folder
 from vqcodec.training.loop import Loop, Meter, Record, deferred_interrupts
@@ -177,14 +178,14 @@ def _initialise(state: Run) -> None:
     with torch.no_grad():
         latent = state.autoencoder.transform(x)[:, : state.autoencoder.dim].contiguous()
     quality = spread_quality(count)[torch.randperm(count)]
-    state.quantizer.initialise(latent, quality, progress)
+    state.learner.initialise(latent, quality, progress)
 
 
 def _start_from(state: Run, source: models.Model) -> None:
     """Weights of an earlier model, the moving averages of its codebooks rebuilt."""
     state.autoencoder.load_state_dict(source.autoencoder.state_dict())
     state.quantizer.load_state_dict(source.quantizer.state_dict())
-    state.quantizer.restart_averages(state.options.batch)
+    state.learner.restart_averages(state.options.batch)
     try:
         thaw(state.prior, source.tensors)
         floats = source.training_prior()
@@ -198,7 +199,7 @@ def _start_from(state: Run, source: models.Model) -> None:
 
 def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
     """Codebooks and networks; logs are in four parts of the quality scale, low to high."""
-    options, quantizer = state.options, state.quantizer
+    options, learner = state.options, state.learner
     objective = AutoencoderObjective()
     state.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     peak = 5e-4 * (CONTINUED if state.pretrained else 1)
@@ -212,7 +213,7 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
         quality = spread_quality(options.batch)
         refining = state.pretrained or loop.progress >= REFINING_FROM
         steps = REFINEMENT_STEPS if refining else 0
-        loss, parts = objective(state.autoencoder, quantizer, x, quality, steps)
+        loss, parts = objective(state.autoencoder, learner, x, quality, steps)
         loop.descend(loss)
         quarter = _quarter(quality)
         parts["psnr"] = _psnr(parts["mse"])
@@ -221,11 +222,11 @@ def _autoencoder_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) 
             meter.add(name, quarter, values, 4)
         if (step + 1) % LOG_STEPS == 0:
             record = _record(loop, meter, options.batch)
-            record |= {"loss": round(loss.item(), 4), **quantizer.statistics()}
+            record |= {"loss": round(loss.item(), 4), **learner.statistics()}
             state.results[loop.name] = record
             state.report(record)
         keeper.step_done()
-    quantizer.prefer_zero()
+    prefer_zero(state.quantizer)
 
 
 def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None:
@@ -243,7 +244,7 @@ def _prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> Non
     loop = _loop("prior", peaks, options, average=0.998)
     begun = saved is not None and saved.meta["phase"] == "prior"
     if not (state.pretrained or begun):
-        state.prior.initialise(state.quantizer.code_lengths(), *state.quantizer.geometry())
+        state.prior.initialise(code_lengths(state.quantizer), *geometry(state.quantizer))
     extra = {"usual": decoder.usual, "units": codebooks.units} if state.pretrained else {}
     keeper = Keeper(state, checkpoint, loop, extra)
     if not keeper.enter(saved):
@@ -362,8 +363,7 @@ def _save(state: Run) -> None:
     for name, value in state.autoencoder.state_dict().items():
         tensors[f"autoencoder.{name}"] = value.contiguous().cpu().numpy()
     for name, value in state.quantizer.state_dict().items():
-        if not name.startswith(("code_sum", "code_count")):
-            tensors[f"quantizer.{name}"] = value.contiguous().cpu().numpy()
+        tensors[f"quantizer.{name}"] = value.contiguous().cpu().numpy()
     for name, value in unfrozen(state.prior).items():
         tensors[f"training.prior.{name}"] = value.contiguous().cpu().numpy()
     try:
