@@ -443,6 +443,28 @@ def test_a_name_that_is_taken_twice_is_refused() -> None:
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.png.vqc", "a.vqc"]
 
 
+@pytest.mark.parametrize(
+    "command", ["compress a.png", "decompress a.vqc", "verify a.vqc", "sample"]
+)
+def test_a_number_of_threads_is_set_before_the_work(
+    command: str, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def note(threads: int) -> None:
+        assert not codec.calls
+        asked.append(threads)
+
+    monkeypatch.setattr("vqcodec.cli.parameters.set_threads", note)
+    picture("a.png")
+    vqc("a.vqc")
+    codec.calls.clear()
+    more = ["-f"] if command != "verify a.vqc" else []
+    assert run(*command.split(), *more, "--threads", "3").exit_code == 0 and asked == [3]
+    assert run(*command.split(), *more).exit_code == 0 and asked == [3]
+    assert run(*command.split(), *more, "--threads", "0").exit_code == 2
+
+
 def test_any_format_reaches_the_codec(codec: FakeCodec) -> None:
     for more in ([], ["--any-format"]):
         assert run("compress", picture("a.png"), "-f", *more).exit_code == 0

@@ -24,12 +24,14 @@ from vqcodec.cli.parameters import (
     Json,
     ModelName,
     Quality,
+    Threads,
     finite,
     parse_names,
     parse_qualities,
     parse_size,
     picture_suffix,
     print_version,
+    use_threads,
 )
 from vqcodec.config import Tuning
 
@@ -189,9 +191,11 @@ def sample(
     ] = "256x256",
     quality: Quality = 30,
     model: ModelName = "photo",
+    threads: Threads = None,
     force: Force = False,
 ) -> None:
     """Draw new pictures from the prior, as one contact sheet."""
+    use_threads(threads)
     width, height = parse_size(dimensions, count)
     suffix = picture_suffix(output)
     files.check_target(output, force)
@@ -253,6 +257,7 @@ def evaluate(
     ] = "jpeg,webp,avif,jpeg2000",
     effort: Effort = 1,
     model: ModelName = "photo",
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -261,6 +266,7 @@ def evaluate(
     from vqcodec.evaluation import report as results
     from vqcodec.evaluation.baselines import BASELINES
 
+    use_threads(threads)
     rates, names = parse_qualities(qualities), parse_names(baselines, BASELINES)
     results.check_targets(output, force)
     report = Report(as_json)

@@ -26,6 +26,7 @@ from vqcodec.cli.parameters import (
     Recursive,
     Region,
     Size,
+    Threads,
     Tune,
     Weights,
     Workers,
@@ -34,6 +35,7 @@ from vqcodec.cli.parameters import (
     picture_suffix,
     pixel_limit,
     plan_jobs,
+    use_threads,
 )
 from vqcodec.files import PICTURES, STREAM
 from vqcodec.options import Callbacks, DecodeOptions, EncodeOptions
@@ -74,6 +76,7 @@ def compress(
     max_pixels: MaxPixels = limits.MAX_PIXELS,
     max_memory: MaxMemory = None,
     workers: Workers = None,
+    threads: Threads = None,
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
@@ -82,6 +85,7 @@ def compress(
     Set the quality with -q, or give a target with --bpp, --size or --psnr; it is searched for per
     picture (4 to 5 encodes).
     """
+    use_threads(threads)
     one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
     one_of(tune=tune, model=model)
     options = EncodeOptions(
@@ -141,11 +145,13 @@ def decompress(
     max_pixels: MaxPixels = limits.MAX_PIXELS,
     max_memory: MaxMemory = None,
     workers: Workers = None,
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
     """Decompress .vqc files into pictures: PNG, or the format that the name of OUT implies."""
+    use_threads(threads)
     suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
     options = DecodeOptions(
         levels=levels,
@@ -203,9 +209,11 @@ def verify(
     model: Weights = None,
     max_pixels: MaxPixels = limits.MAX_PIXELS,
     workers: Workers = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Check that .vqc files decode and that every checksum is right; exit status 0 if so."""
+    use_threads(threads)
     report = Report(as_json)
 
     def work(job: Job, advance: Advance) -> None:

@@ -16,6 +16,7 @@ from vqcodec.cli.jobs import Job
 from vqcodec.config import Tuning
 from vqcodec.files import STREAM
 from vqcodec.options import LEAST, MOST
+from vqcodec.resources import set_threads
 
 __all__ = [
     "Bpp",
@@ -35,6 +36,7 @@ __all__ = [
     "Recursive",
     "Region",
     "Size",
+    "Threads",
     "Tune",
     "Weights",
     "Workers",
@@ -49,6 +51,7 @@ __all__ = [
     "pixel_limit",
     "plan_jobs",
     "print_version",
+    "use_threads",
 ]
 
 # Peak memory of compress and decompress in bytes, estimated from pictures of 0.1 to 100 megapixels
@@ -166,6 +169,17 @@ Workers = Annotated[
         help="Processes that decode the tiles of a large picture in parallel.",
     ),
 ]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        show_default="as many as processors",
+        help="Threads of each process. Files and pixels may differ slightly between numbers of "
+        "threads; the indices that a file holds do not.",
+    ),
+]
 Effort = Annotated[
     int,
     typer.Option(min=0, max=2, help="How long to search: 0 is fast, 2 gives the smallest files."),
@@ -237,6 +251,12 @@ Weights = Annotated[
         help="Weights file to decode with, if the model did not come with vqcodec.",
     ),
 ]
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of threads, if one is given, before a library starts some."""
+    if threads is not None:
+        set_threads(threads)
 
 
 def pixel_limit(max_pixels: int, max_memory: int | None) -> int:
