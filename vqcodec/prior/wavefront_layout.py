@@ -2,9 +2,9 @@
 
 Positions (i, j) with equal t = j + 2 i are a *wavefront*. A *row* is one position of one picture of
 a batch; rows are numbered in coding order: by t, then i, then picture. The features of a row lie in
-a *slot* of arrays that are skewed: the slot grows by `pitch` with t and by one position with i. A
-tap (dy, dx) is therefore the same distance in slots everywhere. Slots around the grid stay zero, so
-that taps may lie outside.
+a *slot* of skewed arrays: its number grows by a constant, the pitch, from one t to the next, and by
+one position with i. A tap (dy, dx) is therefore the same distance in slots everywhere. Slots around
+those of the grid stay zero, so that taps may lie outside it.
 """
 
 from __future__ import annotations

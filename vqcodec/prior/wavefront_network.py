@@ -1,7 +1,10 @@
-"""The networks of the frozen prior at some positions at a time, over the features of all before.
+"""The layers of the frozen prior, run for the rows of a step or of a whole level. NumPy only.
 
-Everything is integer-valued: *fine* values are added up, and rounded to 8 bits (`_narrow`) before
-they are multiplied. See docs/format.md, section 5.
+What layers read of other rows is kept in arrays of features, laid out as in `wavefront_layout`.
+All numbers are integers: sums are *fine* values, which `_narrow` rounds to 8 bits before the next
+product. A half that rounds is added inside the product.
+
+Source: docs/format.md, section 5.
 """
 
 from __future__ import annotations
@@ -33,13 +36,15 @@ __all__ = ["WavefrontNetwork"]
 class WavefrontNetwork:
     """The layers of one stride, with the features that they read and write.
 
-    For each row (see `wavefront_layout`) of each level, three calls: `first_context`, when the
-    coarser levels are known at the rows around it; `features`, when that was done for the rows
-    around it and its own level is known before it; `place`, when its own indices are known. `place`
-    may precede `features`, as no row reads its own indices.
+    Each row of each level needs three calls:
 
-    All levels share the arrays of features: what one level overwrites, the coarser ones have read
-    for the last time.
+    - `first_context`, once the coarser levels are placed at the rows around it;
+    - `features`, once the first context of the rows around it is there, and its own level is placed
+      at all earlier wavefronts;
+    - `place`, once its indices are known. As no row reads its own, this may come before `features`.
+
+    All levels share the arrays of features. What a level overwrites, the levels before it do not
+    read again.
     """
 
     def __init__(
@@ -52,8 +57,8 @@ class WavefrontNetwork:
     ) -> None:
         """
         Args:
-            levels: of the model, all of one stride.
-            total: (batch, h, w, C), what coarser strides add up to; None: nothing.
+            levels: those of the stride, by their numbers in the model.
+            total: (batch, h, w, C), what `finer` gave at the stride before; None at the first.
         """
         self._layout, self._trunk = layout, prior.trunk(levels[0])
         tables = [prior.tables[level] for level in levels]
@@ -77,29 +82,28 @@ class WavefrontNetwork:
             self._add(layout.slots, layout.to_rows(total))
 
     def first_context(self, rows: Rows) -> None:
-        """The first context layer of some rows."""
+        """Run the first context layer."""
         added = self._conditions[0].take(rows.levels, axis=0)
         found = self._trunk.context1(_taps(self._narrow_total, rows.slots, self._around), added)
         self._middle[rows.slots] = found.clip(0, ACTIVATION_MAX, out=found)
 
     def features(self, rows: Rows) -> Array:
-        """What the logits of some rows are made of, (n, C), in steps of what is multiplied."""
+        """Run all other layers: what the logits are made of, (n, C), within 8 bits."""
         added = self._conditions[1].take(rows.levels, axis=0)
         context = self._trunk.context2(_taps(self._middle, rows.slots, self._around), added)
         return _narrow(self._causal(rows.slots, clip_activations(context)))
 
     def place(self, rows: Rows, indices: NDArray[np.integer[Any]]) -> None:
-        """Let later rows and levels know the indices of some rows, (all slices of all rows,)."""
+        """Embed the indices, (all slices of all rows,), for later rows and finer levels."""
         embedded = self._embedding(rows, indices)
         self._features[0][rows.slots] = _narrow(embedded)
         self._add(rows.slots, embedded)
 
     def whole_level(self, level: int, indices: NDArray[np.integer[Any]]) -> NDArray[Any]:
-        """`features` of a level (0 the coarsest of the stride) all of whose indices are known.
-
-        The levels before it must have been here.
+        """The `features` of all rows of a level whose indices are known, (num_rows, C).
 
         Args:
+            level: 0 for the coarsest of the stride; to be called for each, in this order.
             indices: (num_rows, S).
         """
         rows = self._layout.rows(self._layout.whole(level))
@@ -119,7 +123,7 @@ class WavefrontNetwork:
         return finer
 
     def _add(self, slots: Places, rows: Array) -> None:
-        """Add to what later levels know; spoils `rows`."""
+        """Add to the total that finer levels read; spoils `rows`."""
         rows += self._total.take(slots, axis=0)
         self._total[slots] = rows
         self._narrow_total[slots] = _narrow(clip_activations(rows))
@@ -173,9 +177,9 @@ class _Embedding:
 
 
 def _conditions(tables: Sequence[Tables], quality: int) -> NDArray[np.floating[Any]]:
-    """What both context layers add for quality and level, the half of rounding included.
+    """What the two context layers add for quality and level, (2, levels, C), and for rounding.
 
-    (2, levels, C), the second one fine.
+    The second layer's results are fine, so its part has `FINE_STEPS` times as many steps.
     """
     found = np.stack([one.condition[quality] for one in tables], 1)
     found *= np.array([1, FINE_STEPS]).reshape(2, 1, 1) * (ACTIVATION_UNIT / CONDITION_UNIT)
@@ -190,7 +194,7 @@ def _taps(features: NDArray[Any], slots: Places, offsets: Places) -> NDArray[Any
 
 
 def _narrow(fine: Array) -> Array:
-    """Fine values, rounded to steps of what is multiplied."""
+    """Fine values rounded to steps of an activation."""
     steps: Array = fine * (1 / FINE_STEPS)
     steps += 0.5
     return np.floor(steps, out=steps)
