@@ -47,7 +47,8 @@ def tiny_weights() -> None:
     model = models.Model(path)
     state = {k: v for k, v in model.tensors.items() if not k.startswith("training.")}
     models.save(path, config, state, {"note": "for the tests"}, model.probe)
-    path.with_name(path.name + ".jsonl").unlink()
+    for suffix in (".jsonl", ".checkpoint"):
+        path.with_name(path.name + suffix).unlink()
 
 
 def write(name: str, model: str, size: tuple[int, int], quality: float) -> None:

@@ -26,6 +26,7 @@ from vqcodec.cli.parameters import (
     Quality,
     Threads,
     finite,
+    one_of,
     parse_names,
     parse_qualities,
     parse_size,
@@ -80,30 +81,61 @@ def train(
             metavar="DATA_DIR",
             exists=True,
             file_okay=False,
-            help="Pictures; without it, training draws its own.",
+            help="Directory of pictures; without it, training draws its own.",
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default="photo", help="Configuration.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="photo",
+            help="Configuration: photo (13 levels, as the shipped models), "
+            "vq-vae-2 (2 levels), vq-vae (1 level).",
+        ),
     ] = None,
     tune: Annotated[
         Tuning | None,
-        typer.Option(help="What to train for; without it, as the configuration or --init says."),
+        typer.Option(
+            help="Optimise PSNR or MS-SSIM; default: what the configuration or --init says."
+        ),
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="OUT", help="Weights file to write.")
     ] = Path("weights.safetensors"),
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, callback=finite, show_default="30", help="Time to take."),
+        typer.Option(
+            min=0,
+            callback=finite,
+            show_default="30",
+            help="Total time of the run, start-up included.",
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Total steps of the run, instead of --minutes. "
+            "With --threads 1 and equal seeds, the weights files are equal.",
+        ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on where OUT stopped, as then but for what is given."),
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run with its original options; options given here "
+            "override them. Continue a finished run up to a larger --minutes or --steps.",
+        ),
     ] = False,
     init: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Weights to start from."),
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Weights file to start from; the model keeps its configuration.",
+        ),
     ] = None,
     prior_share: Annotated[
         float | None,
@@ -112,28 +144,35 @@ def train(
             max=1,
             callback=finite,
             show_default="0.4",
-            help="Part of the time for the prior.",
+            help="Share of the time for training the prior.",
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of all that is random."),
+        typer.Option(min=0, max=2**63 - 1, show_default="0", help="Random seed."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 takes all.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 uses all.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
     batch: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", show_default="0", help="Crops a step; 0 decides."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            show_default="0",
+            help="Crops per step; 0 chooses 8 on a CPU, 64 on a GPU.",
+        ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Train a model, by default on drawn pictures; the log goes to OUT.jsonl.
+    """Train a model on pictures, by default drawn ones; the log goes to OUT.jsonl.
 
-    Ctrl-C or SIGTERM ends the step and keeps everything in OUT.checkpoint; before the first
-    step, it leaves nothing.
+    Ctrl-C or SIGTERM ends the step and keeps the run in OUT.checkpoint, for
+    --resume; before the first step it leaves nothing behind. OUT.checkpoint
+    stays when the run is finished, so that it can be extended.
     """
     if resume and (preset or tune or init):
-        raise typer.BadParameter("--resume goes on with its model: no --preset, --tune or --init")
+        raise typer.BadParameter("--resume keeps the model: it takes no --preset, --tune or --init")
+    one_of(minutes=minutes, steps=steps)
     for suffix in ("", ".jsonl", ".checkpoint"):  # hours of another run may lie in these
         files.check_target(f"{output}{suffix}", force or resume)
     from vqcodec.training import train as training
@@ -144,6 +183,7 @@ def train(
         "preset": preset,
         "tune": tune,
         "minutes": minutes,
+        "steps": steps,
         "init": init,
         "prior_share": prior_share,
         "seed": seed,

@@ -182,9 +182,15 @@ class TrainingDisplay:
         self.next_line = 0.0
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Show one record: phase, step, minutes, progress (0..1), psnr, bpp, or just a note."""
-        if "note" in record:
-            self.bar.say(f"vqcodec: note: {one_line(str(record['note']))}")
+        """Show one record: phase, step, minutes, progress (0..1), psnr, bpp, or just a note.
+
+        `stopped`, in place of these, is the last step of a run that was interrupted.
+        """
+        note = record.get("note")
+        if "stopped" in record:
+            note = f"stopped after step {record['stopped']}; --resume continues from there"
+        if note is not None:
+            self.bar.say(f"vqcodec: note: {one_line(str(note))}")
             return
         text = summary(record)
         self.bar.show(float(record.get("progress", 0)), text, patience=0)
@@ -199,7 +205,8 @@ class TrainingDisplay:
 def summary(record: dict[str, Any]) -> str:
     """A log record of training in a few words."""
     parts = [str(record["phase"])] if "phase" in record else []
-    for key, form in (("minutes", "{} min"), ("step", "step {}"), ("psnr", "{} dB")):
+    forms = {"minutes": "{} min", "pictures": "{} pictures", "step": "step {}", "psnr": "{} dB"}
+    for key, form in forms.items():
         if key in record:
             parts.append(form.format(_number(record[key])))
     if "bpp" in record:
