@@ -21,6 +21,7 @@ from PIL import Image
 from threadpoolctl import ThreadpoolController
 
 from vqcodec import codec
+from vqcodec.encoder import encode
 from vqcodec.errors import BitstreamError
 from vqcodec.resources import (
     fast_bfloat16,
@@ -321,7 +322,7 @@ def test_every_tile_ends_with_it(
     tiny_weights: dict[str, Path], small_tiles: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[None] = []
-    monkeypatch.setattr(codec, "trim_heap", lambda: calls.append(None))
+    monkeypatch.setattr(encode, "trim_heap", lambda: calls.append(None))
     model = str(tiny_weights["residual"])
     codec.compress(Image.new("RGB", (100, 20)), effort=0, model=model)
     assert len(calls) == 4
