@@ -118,7 +118,8 @@ def test_ctrl_c_keeps_the_step(
         each.output.parent.mkdir()
     train.run(straight, ignore)
 
-    for at in (("autoencoder", 4), ("prior", 2)):
+    stops: list[tuple[str, int]] = [("autoencoder", 4), ("prior", 2)]
+    for at in stops:
         stopped_after: list[int | None] = []
 
         def press(
