@@ -6,21 +6,22 @@ import pytest
 from helpers import TINY
 
 from vqcodec import limits
+from vqcodec.options import ignore
 
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A weights file of each tiny configuration, trained for a few steps on drawings."""
+    from tiny_runs import tiny_options
+
     from vqcodec.training import train
 
     folder = tmp_path_factory.mktemp("weights")
     paths = {}
     for name, config in TINY.items():
         paths[name] = folder / f"{name}.safetensors"
-        options = train.TrainOptions(
-            output=paths[name], config=config, steps=60, batch=4, crop=64, prior_share=0.5
-        )
-        train.run(options, lambda record: None)
+        options = tiny_options(folder, output=paths[name], config=config, steps=60)
+        train.run(options, ignore)
     return paths
 
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import GOLDEN
+from helpers import GOLDEN, read_grids
 
 from vqcodec import codec
 from vqcodec.bitstream import container
-from vqcodec.decoder import grids
 from vqcodec.errors import VqcodecError
 from vqcodec.prior.arithmetic import Arithmetic, FloatArithmetic, Int8Arithmetic, int8_is_right
 
@@ -38,14 +37,16 @@ SCRIPT = """
 import sys
 from hashlib import sha256
 from pathlib import Path
-from vqcodec.decoder import grids
+from vqcodec.decoder.grids import read_grids
+from vqcodec.options import DecodeOptions
 from vqcodec.prior.arithmetic import FloatArithmetic, fastest_with_torch
 for path in map(Path, sys.argv[1:]):
     weights = path.with_name("tiny.safetensors")
     model = str(weights) if path.stem.startswith("tiny") else path.stem.rpartition("-q")[0]
     for arithmetic in FloatArithmetic, fastest_with_torch:
-        found = grids.read_grids(path.read_bytes(), model=model, arithmetic=arithmetic).grids
-        print(path.stem, sha256(b"".join(g.astype("<i4").tobytes() for g in found)).hexdigest())
+        found = read_grids(path.read_bytes(), DecodeOptions(model=model), arithmetic=arithmetic)
+        indices = b"".join(grid.astype("<i4").tobytes() for grid in found.grids)
+        print(path.stem, sha256(indices).hexdigest())
 """
 
 
@@ -94,7 +95,7 @@ def test_same_indices_in_other_arithmetic(name: str, kind: str) -> None:
         asked.append(Int8Arithmetic(least=0) if kind == "int8" else FloatArithmetic(np.float64))
         return asked[-1]
 
-    found = grids.read_grids(data, model=model_of(name), arithmetic=arithmetic)
+    found = read_grids(data, model=model_of(name), arithmetic=arithmetic)
     assert {one.name for one in asked} == {kind}
     indices = b"".join(grid.astype("<i4").tobytes() for grid in found.grids)
     assert sha256(indices).hexdigest() == expected(name)

@@ -8,15 +8,16 @@ import random
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, ignore, same_weights
+from helpers import same_weights
 from PIL import Image
+from tiny_runs import tiny_options
 
 from vqcodec import codec
+from vqcodec.options import ignore
 from vqcodec.training import train
 from vqcodec.training.drawings import draw
 
@@ -29,13 +30,12 @@ TRAIN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from helpers import TINY
+from tiny_runs import tiny_options
 from vqcodec.training import run, train
 run.CHECKPOINT_MINUTES = 0.0
 output = Path(sys.argv[2])
 resume = output.with_name(output.name + ".checkpoint").exists()
-config, steps = TINY["vq-vae-2"], int(sys.argv[3])
-options = train.TrainOptions(output, config=config, steps=steps, batch=4, crop=64, resume=resume)
+options = tiny_options(output.parent, output=output, steps=int(sys.argv[3]), resume=resume)
 train.run(options, lambda record: None)
 """
 
@@ -113,6 +113,5 @@ def test_training_goes_on_after_any_kill(tmp_path: Path) -> None:
     assert kills
     if not stopped.exists():
         took(words)
-    options = train.TrainOptions(output=straight, config=TINY["vq-vae-2"], steps=STEPS)
-    train.run(replace(options, batch=4, crop=64), ignore)
+    train.run(tiny_options(straight.parent, output=straight, steps=STEPS), ignore)
     assert same_weights(stopped, straight)

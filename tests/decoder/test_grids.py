@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, read_grids
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -18,7 +18,6 @@ from vqcodec import codec, limits, models
 from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile, split
-from vqcodec.decoder import grids
 from vqcodec.decoder.workers import Reader
 from vqcodec.encoder import refine
 from vqcodec.encoder import tile as tile_coding
@@ -82,7 +81,7 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
         assert parsed.tile_streams(tile.number) == [stream for _, stream in parts]
     data = container.pack(parsed)
     shares: list[float] = []
-    found = grids.read_grids(data, model=model, progress=shares.append)
+    found = read_grids(data, model=model, progress=shares.append)
     assert found.container == parsed
     assert shares == sorted(shares) and len(shares) == 6 and shares[-1] == 1
     shapes = loaded.config.grid_shapes(50, 70)
@@ -115,7 +114,7 @@ def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyP
     def found(side: int, margin: int) -> list[Index]:
         monkeypatch.setattr(limits, "TILE", side)
         monkeypatch.setattr(tile_coding, "MARGIN", margin)
-        return grids.read_grids(codec.compress(picture(96, 64), 80, model=model), model=model).grids
+        return read_grids(codec.compress(picture(96, 64), 80, model=model), model=model).grids
 
     def same(a: list[Index], b: list[Index]) -> bool:
         return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
@@ -166,7 +165,7 @@ def test_the_last_choice_goes_by_expected_lengths(
 
     def found(effort: int) -> list[Index]:
         data = codec.compress(picture(96, 64), 80, effort=effort, model=model)
-        return grids.read_grids(data, model=model).grids
+        return read_grids(data, model=model).grids
 
     before, config = found(0), models.load(model).config
     monkeypatch.setattr("vqcodec.encoder.code_lengths.expected_lengths", dear)
@@ -187,9 +186,9 @@ def test_first_levels_of_all_tiles(
     monkeypatch.setattr(container, "LEVELS_PER_PART", each)
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(40, 16), 100, effort=0, model=model)
-    whole = grids.read_grids(data, model=model).grids
+    whole = read_grids(data, model=model).grids
     for levels in range(1, 7):
-        found = grids.read_grids(data, levels=levels, model=model).grids
+        found = read_grids(data, levels=levels, model=model).grids
         assert len(found) == min(levels, 5)
         for got, want in zip(found, whole, strict=False):
             np.testing.assert_array_equal(got, want)
@@ -206,7 +205,7 @@ def test_only_needed_tiles_are_decoded(
 ) -> None:
     loaded = models.load(model)
     data = codec.compress(picture(220, 40), 60, effort=0, levels=1, model=model)
-    whole = grids.read_grids(data, model=model).grids
+    whole = read_grids(data, model=model).grids
     seen, read = [], Reader.read
 
     def count(reader: Reader, tile: Tile) -> object:
@@ -214,8 +213,8 @@ def test_only_needed_tiles_are_decoded(
         return read(reader, tile)
 
     monkeypatch.setattr(Reader, "read", count)
-    found = grids.read_grids(data, model=model, region=region)
-    box = grids.box_of(found.container, region)
+    found = read_grids(data, model=model, region=region)
+    box = found.box
     assert sorted(seen) == [tile.number for tile in windows.needed(loaded, 40, 220, box)]
     assert (len(seen) < 14) == (region[2] < 220)
     for (tile, got), (_, want) in zip(
@@ -237,7 +236,7 @@ def test_regions_outside_the_picture(
 ) -> None:
     model = str(tiny_weights["vq-vae"])
     data = codec.compress(picture(30, 20), 60, effort=0, model=model)
-    for read in (grids.read_grids, codec.decompress):
+    for read in (read_grids, codec.decompress):
         with pytest.raises(ValueError, match="is not inside 30 x 20"):
             read(data, model=model, region=region)
 
@@ -255,14 +254,14 @@ def test_every_cut_leaves_what_arrived(
     parsed = container.parse(data)
     tiles, header = container.tile_count(70, 16), len(data) - len(parsed.payload) - 4
     assert (tiles, len(parsed.parts)) == (3, 3 * (5 if each == 1 else 2))
-    whole = [*by_tile(data, model, grids.read_grids(data, model=model).grids)]
+    whole = [*by_tile(data, model, read_grids(data, model=model).grids)]
     ends = [header + end for end in accumulate(part.size for part in parsed.parts)]
     near = chain.from_iterable((end - 1, end) for end in ends)
     outcomes = set()
     for keep in {*range(header + 1), *near} - {len(data)}:
         arrived = [levels_arrived(parsed, t, keep - header) for t in range(tiles)]
         try:
-            found = grids.read_grids(data[:keep], partial=True, model=model)
+            found = read_grids(data[:keep], partial=True, model=model)
         except BitstreamError:
             assert keep < header or not any(arrived)
             continue
@@ -316,9 +315,9 @@ def test_every_tile_has_checks_of_its_own(tiny_weights: dict[str, Path], small_t
     parts[2 * tiles - 1] = replace(parts[-1], check=parts[-1].check ^ 1)
     forged = container.pack(replace(parsed, parts=tuple(parts)))
     with pytest.raises(CorruptChunk, match=f"levels from 4 on of tile {tiles - 1} do not match"):
-        grids.read_grids(forged, model=model)
-    grids.read_grids(forged, model=model, levels=1)
-    grids.read_grids(forged, model=model, region=(0, 0, 20, 10))
+        read_grids(forged, model=model)
+    read_grids(forged, model=model, levels=1)
+    read_grids(forged, model=model, region=(0, 0, 20, 10))
 
 
 @pytest.mark.parametrize("each", [1, 3])
@@ -335,7 +334,7 @@ def test_a_damaged_tile_costs_a_tile(
     data = codec.compress(picture(70, 50), 100, model=model)
     parsed = container.parse(data)
     tiles = container.tile_count(70, 50)
-    whole = grids.read_grids(data, model=model)
+    whole = read_grids(data, model=model)
     assert whole.damaged == 0 and tiles == 6
     assert len(parsed.parts) == tiles * (5 if each == 1 else 2)
     header = len(data) - len(parsed.payload) - 4
@@ -345,8 +344,8 @@ def test_a_damaged_tile_costs_a_tile(
         damaged = bytearray(data)
         damaged[offsets[number]] ^= 0xFF  # the first byte of the stream
         with pytest.raises(CorruptChunk):
-            grids.read_grids(bytes(damaged), model=model)
-        found = grids.read_grids(bytes(damaged), partial=True, model=model)
+            read_grids(bytes(damaged), model=model)
+        found = read_grids(bytes(damaged), partial=True, model=model)
         part, hurt = divmod(number, tiles)
         assert found.damaged <= 1 and not found.container.complete
         total += found.damaged
@@ -376,7 +375,7 @@ def test_a_stream_of_a_wrong_length_costs_no_part_before_it(
     monkeypatch.setattr(container, "LEVELS_PER_PART", 2)
     model = str(tiny_weights["residual"])
     data = codec.compress(picture(96, 64), 100, effort=0, model=model)
-    parsed, whole = container.parse(data), grids.read_grids(data, model=model).grids
+    parsed, whole = container.parse(data), read_grids(data, model=model).grids
     for number in range(3):
         streams = parsed.tile_streams(0)
         streams[number] = change(streams[number])
@@ -386,10 +385,10 @@ def test_a_stream_of_a_wrong_length_costs_no_part_before_it(
         )
         forged = container.pack(replace(parsed, parts=parts, payload=b"".join(streams)))
         with pytest.raises(CorruptChunk, match="a stream"):
-            grids.read_grids(forged, model=model)
+            read_grids(forged, model=model)
         if number == 0:
             continue
-        found = grids.read_grids(forged, model=model, partial=True)
+        found = read_grids(forged, model=model, partial=True)
         assert (len(found.grids), found.damaged) == (2 * number, 1)
         assert all(map(np.array_equal, found.grids, whole))
 
@@ -400,4 +399,4 @@ def test_a_damaged_tile_may_be_the_only_one(tiny_weights: dict[str, Path]) -> No
     header = len(data) - len(container.parse(bytes(data)).payload) - 4
     data[header] ^= 0xFF
     with pytest.raises(CorruptChunk, match="not even the first part"):
-        grids.read_grids(bytes(data), partial=True, model=model)
+        read_grids(bytes(data), partial=True, model=model)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import read_grids
 from PIL import Image
 
 from vqcodec import codec
 from vqcodec.bitstream import container
 from vqcodec.bitstream.tiles import Tile, split
 from vqcodec.decoder import workers as readers
-from vqcodec.decoder.grids import read_grids
 from vqcodec.decoder.workers import Reader, read_tiles, serve
 from vqcodec.errors import CorruptChunk
 from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, fastest_with_torch
@@ -217,11 +217,13 @@ def test_workers_end_with_the_process_that_started_them(
     code = f"""
 import sys, time
 from vqcodec.decoder.grids import read_grids
+from vqcodec.options import DecodeOptions
 def wait(share):
     if share == 0.5:
         print("begun", flush=True)
         time.sleep(60)
-read_grids(open({str(path)!r}, "rb").read(), model={model!r}, workers=3, progress=wait)
+options = DecodeOptions(model={model!r}, workers=3)
+read_grids(open({str(path)!r}, "rb").read(), options, progress=wait)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdout.readline() == b"begun\n"

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, cross_entropy_bits
 
 from vqcodec import models
 from vqcodec.encoder import code_lengths as lengths
-from vqcodec.prior.wavefront_scan import cross_entropy_bits
 
 
 @pytest.mark.parametrize("name", TINY)

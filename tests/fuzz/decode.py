@@ -21,7 +21,7 @@ sys.path[:0] = [str(Path(__file__).parents[1])]  # for the damage of test_fuzz.p
 with atheris.instrument_imports(include=["vqcodec"]):
     from vqcodec import codec
     from vqcodec.errors import ImageError, VqcodecError
-    from vqcodec.picture import image
+    from vqcodec.picture import reading
 
 from test_fuzz import damaged, repaired  # noqa: E402
 
@@ -46,7 +46,7 @@ def decode(data: bytes) -> None:
         with suppress(VqcodecError):
             codec.decompress(data, partial=partial, model=model, max_pixels=MAX_PIXELS)
     with suppress(ImageError):
-        image.read_picture(data, max_pixels=MAX_PIXELS)
+        reading.read_picture(data, max_pixels=MAX_PIXELS)
 
 
 if __name__ == "__main__":

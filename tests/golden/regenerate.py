@@ -27,8 +27,9 @@ def picture(width: int, height: int) -> Image.Image:
 def index_hash(data: bytes, model: str) -> str:
     """SHA-256 of all decoded indices, little-endian int32, level after level."""
     from vqcodec.decoder.grids import read_grids
+    from vqcodec.options import DecodeOptions
 
-    grids = read_grids(data, model=model).grids
+    grids = read_grids(data, DecodeOptions(model=model)).grids
     return sha256(b"".join(grid.astype("<i4").tobytes() for grid in grids)).hexdigest()
 
 
@@ -46,7 +47,8 @@ def tiny_weights() -> None:
     model = models.Model(path)
     state = {k: v for k, v in model.tensors.items() if not k.startswith("training.")}
     models.save(path, config, state, {"note": "for the tests"}, model.probe)
-    path.with_name(path.name + ".jsonl").unlink()
+    for suffix in (".jsonl", ".checkpoint"):
+        path.with_name(path.name + suffix).unlink()
 
 
 def write(name: str, model: str, size: tuple[int, int], quality: float) -> None:

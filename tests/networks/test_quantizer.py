@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fitted import fitted
 from helpers import TINY
 
 from vqcodec.config import RATE_BINS, ModelConfig
@@ -12,16 +13,8 @@ from vqcodec.networks.quantizer import Quantizer, rate_bins
 
 
 def prepared(config: ModelConfig) -> tuple[Autoencoder, Quantizer, torch.Tensor]:
-    """KLT and k-means on smooth noise, and the latents they were fitted to."""
-    torch.manual_seed(0)
-    coarse = torch.rand(24, 3, 8, 8)
-    x = torch.nn.functional.interpolate(coarse, size=(64, 64), mode="bilinear")
-    x = (x + 0.05 * torch.randn_like(x)).clamp(0, 1)
-    autoencoder, quantizer = Autoencoder(config), Quantizer(config)
-    autoencoder.initialise(x)
-    latent = autoencoder.transform(x)[:, : autoencoder.dim].contiguous()
-    quantizer.initialise(latent, torch.linspace(0, 100, 24))
-    return autoencoder, quantizer, latent
+    autoencoder, learner, latent = fitted(config)
+    return autoencoder, learner.quantizer, latent
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -238,25 +231,6 @@ def test_bits_are_the_marginal_lengths_of_all_indices() -> None:
         assert float(quantized.bits[row]) == pytest.approx(bits, rel=1e-4)
 
 
-@pytest.mark.parametrize("level", [2, 4])
-def test_fitting_slices_lowers_the_error(level: int) -> None:
-    config = TINY["residual"]
-    spec = config.levels[level]
-    _, quantizer, _ = prepared(config)
-    dim = config.latent_dim(spec.stride)
-    vectors = torch.randn(96, 10, dim).sign() + 0.1 * torch.randn(96, 10, dim)
-    quality = 80 + 20 * torch.rand(96)
-    indices = quantizer.fit(level, vectors, quality)  # on some of the vectors only
-    assert indices.shape == (96, 10, spec.slices)
-    rest = vectors - quantizer.look_up(level, indices)
-    energy = quantizer.cut(level, vectors).square().sum((0, 1, 3))
-    left = quantizer.cut(level, rest).square().sum((0, 1, 3))
-    assert (left < 0.7 * energy).all()  # in every slice
-    lengths = quantizer.marginal_bits(level, quality)
-    price = torch.ones(96, 10)
-    assert torch.equal(indices, quantizer.assign(level, vectors, quality, lengths, price))
-
-
 def test_levels_worth_counts_up_to_the_last_slice_that_says_something() -> None:
     quantizer = Quantizer(TINY["residual"])
     for level in range(5):
@@ -276,98 +250,8 @@ def test_code_lengths_are_of_the_row_that_the_prior_takes() -> None:
     assert torch.equal(rate_bins(quality), told * RATE_BINS // QUALITIES)
 
 
-def test_prefer_zero_moves_the_uses_of_idle_codes_within_their_slice() -> None:
-    torch.manual_seed(4)
-    config = TINY["residual"]
-    quantizer = Quantizer(config)
-    codebook = quantizer.buffer("codebook", 4).fill_(1.0)
-    codebook[:, 0] = 0
-    codebook[1, 5] = 1e-6
-    weak = (0.2 * config.lambda_at(50) / 4) ** 0.5
-    codebook[2, 3] = weak  # adds next to nothing for the low qualities only
-    rates = quantizer.buffer("rate_count", 4).uniform_(0.1, 1.0)
-    before = rates.clone()
-    quantizer.prefer_zero()
-    torch.testing.assert_close(rates.sum(2), before.sum(2))
-    assert torch.equal(rates[:, 0], before[:, 0])
-    assert (rates[:, 1, 5] == 0).all()
-    torch.testing.assert_close(rates[:, 1, 0], before[:, 1, 0] + before[:, 1, 5])
-    assert (rates[:4, 2, 3] == 0).all() and torch.equal(rates[-4:, 2], before[-4:, 2])
-
-
-def test_statistics_of_slices() -> None:
-    quantizer = Quantizer(TINY["residual"])
-    rates = quantizer.buffer("rate_count", 4).zero_()
-    rates[:, 0] = 1  # all 8 codes
-    rates[:, 1, :2] = 4
-    rates[:, 2, 3] = 8
-    quantizer.buffer("code_count", 4).fill_(1.0)[2, :5] = 0.0
-    statistics = quantizer.statistics()
-    assert statistics["marginal_bits"][4] == pytest.approx((3 + 1 + 0) / 3, abs=1e-3)
-    assert statistics["perplexity"][4] == pytest.approx((8 + 2 + 1) / 3, abs=0.1)
-    assert statistics["dead_codes"][4] == 5
-
-
 def test_higher_quality_spends_bits_and_lowers_error() -> None:
     _, quantizer, latent = prepared(TINY["residual"])
     low, high = (quantizer(latent, torch.full((len(latent),), q)) for q in (0.0, 100.0))
     assert low.bits.sum() < high.bits.sum()
     assert (latent - low.latent).square().sum() > (latent - high.latent).square().sum()
-
-
-@pytest.mark.parametrize(("name", "level"), [("vq-vae", 0), ("vq-vae-2", 1), ("residual", 4)])
-def test_update_moves_codebooks_and_revives_dead_codes(name: str, level: int) -> None:
-    torch.manual_seed(1)
-    _, quantizer, latent = prepared(TINY[name])
-    codebook = quantizer.buffer("codebook", level)
-    which = len(codebook) - 1
-    codebook[which, 5] = 1e3  # far from everything: nobody chooses it
-    quantizer.buffer("code_count", level)[which, 5] = 0.0
-    before = codebook.clone()
-    seen: list[torch.Tensor] = []
-    quality = torch.full((len(latent),), 90.0)
-    quantizer.forward(latent, quality, observe=lambda *args: seen.append(args[1]))
-    quantizer.update(latent, quality)
-    assert (before != codebook)[:, 1:].any(dim=2).any(dim=1).all()  # in every slice
-    assert (codebook[:, 0] == 0).all()
-    if level == 0:  # what other levels leave depends on how they moved
-        rows = quantizer.cut(level, seen[level])[:, :, which].flatten(0, 1)
-        assert (rows - codebook[which, 5]).abs().amax(1).min() < 1e-4
-    assert codebook[which, 5].abs().max() < 100
-
-
-def test_codes_are_weighted_means() -> None:
-    torch.manual_seed(1)
-    _, quantizer, latent = prepared(TINY["vq-vae"])
-    quality = torch.full((len(latent),), 90.0)
-    weights = torch.rand(len(latent), *latent.shape[2:]) + 0.1
-    weights[:, :, 4:] /= 20
-    seen: list[tuple[torch.Tensor, ...]] = []
-    quantizer.forward(latent, quality, weights=weights, observe=lambda *args: seen.append(args[1:]))
-    quantizer.decay = 0  # nothing before this batch counts
-    quantizer.update(latent, quality, weights)
-    rows, heavy, indices = (part.flatten(0, 1) for part in seen[0])
-    torch.testing.assert_close(heavy, weights.flatten())
-    count = quantizer.buffer("code_count", 0)[0]
-    for code in range(1, len(count)):
-        chosen = indices[:, 0] == code
-        if count[code] > 0.5:
-            want = (rows * heavy[:, None])[chosen].sum(0) / heavy[chosen].sum()
-            torch.testing.assert_close(quantizer.buffer("codebook", 0)[0, code], want)
-    assert (count > 0.5).sum() > 4
-
-
-@pytest.mark.parametrize("name", ["vq-vae-2", "residual"])
-def test_geometry_maps_coarse_latents_to_fine_ones(name: str) -> None:
-    config = TINY[name]
-    _, quantizer, latent = prepared(config)
-    _, _, steps = quantizer.geometry()
-    for coarse, fine in zip(config.strides, config.strides[1:], strict=False):
-        factor, dim = coarse // fine, config.latent_dim(fine)
-        vectors = quantizer.gather(latent, coarse)  # (B, n, D_coarse)
-        height = 64 // coarse
-        spread = quantizer.scatter(vectors, coarse, *latent.shape[2:])
-        want = quantizer.gather(spread, fine).reshape(len(latent), 64 // fine, 64 // fine, dim)
-        got = (vectors @ steps[fine].T).reshape(-1, height, height, factor, factor, dim)
-        got = got.permute(0, 1, 3, 2, 4, 5).reshape(want.shape)
-        torch.testing.assert_close(got, want, atol=1e-3, rtol=1e-3)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from vqcodec.bitstream import tiles
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.config import ModelConfig
-from vqcodec.models import Model
 from vqcodec.networks import windows
 from vqcodec.networks.autoencoder import Autoencoder, ResidualBlock
+from vqcodec.networks.model import Model
 from vqcodec.networks.quantizer import Quantizer
-from vqcodec.picture import image
+from vqcodec.picture.padding import pad
 
 # Blocks at every scale of the decoder and none; the coarsest stride is the base stride, or not.
 CONFIGS = {
@@ -114,7 +114,7 @@ def test_decoding_has_no_seams_between_tiles_of_full_size(model: Model) -> None:
 def test_encoding_has_no_seams(model: Model, small_tiles: int, size: tuple[int, int]) -> None:
     rgb = random_picture(*size)
     stride, base = model.config.strides[0], model.config.base_stride
-    whole = torch.from_numpy(image.pad(rgb, stride)).permute(2, 0, 1)[None].float() / 255
+    whole = torch.from_numpy(pad(rgb, stride)).permute(2, 0, 1)[None].float() / 255
     want = model.autoencoder.encode(whole, torch.tensor([QUALITY]))
     got = torch.full_like(want, torch.nan)
     for tile in tiles.split(*size, stride):
@@ -166,7 +166,7 @@ def test_pixels_are_padded_like_the_picture() -> None:
     model = Loud(TINY["vq-vae-2"])
     rgb = random_picture(37, 21)
     whole = windows.pixels(model, rgb, Tile(0, 0, 0, 48, 32))
-    want = image.pad(rgb, 16).transpose(2, 0, 1)
+    want = pad(rgb, 16).transpose(2, 0, 1)
     np.testing.assert_allclose(whole[0].numpy(), want / 255, atol=1e-6)
     corner = windows.pixels(model, rgb, Tile(0, 32, 16, 48, 32))
     assert corner.equal(whole[:, :, 32:, 16:])

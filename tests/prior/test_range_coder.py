@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import cross_entropy_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from vqcodec.prior.range_coder import (
     decode_grids,
     encode_grids,
 )
-from vqcodec.prior.wavefront_scan import Step, cross_entropy_bits, scan
+from vqcodec.prior.wavefront_scan import Step, scan
 
 CONFIG = ModelConfig(
     name="tiny",

@@ -17,6 +17,7 @@ from helpers import DOCS, GOLDEN
 from vqcodec import codec, models
 from vqcodec.decoder.grids import read_grids
 from vqcodec.networks import windows
+from vqcodec.options import DecodeOptions
 
 V0 = GOLDEN / "v0"
 WEIGHTS = V0 / "tiny.safetensors"
@@ -51,14 +52,15 @@ def test_the_networks_give_the_same_samples(name: str, monkeypatch: pytest.Monke
     """To half a grey level of what is not rounded yet; in bfloat16, where that is fast, to two."""
     data = (V0 / f"{name}.vqc").read_bytes()
     model = str(WEIGHTS) if name.startswith("tiny") else None
-    found = read_grids(data, model=model)
-    shipped = {bytes.fromhex(card.model_id): card.path for card in models.models()}
+    found = read_grids(data, DecodeOptions(model=model))
+    shipped = {bytes.fromhex(card.model_id): card.path for card in models.cards()}
     file, path = found.container, Path(model or shipped[found.container.model_id])
     grids = [grid.astype(np.int64) for grid in found.grids]
     want = reference_networks.samples(path, grids, file.quality, file.height, file.width)
-    assert np.abs(want - codec.decompress_picture(data, model=model).rgb).max() < 2.5
+    options = DecodeOptions(model=model)
+    assert np.abs(want - codec.decompress_picture(data, options).rgb).max() < 2.5
     monkeypatch.setattr(windows, "fast_bfloat16", lambda: False)
-    assert np.abs(want - codec.decompress_picture(data, model=model).rgb).max() < 0.51
+    assert np.abs(want - codec.decompress_picture(data, options).rgb).max() < 0.51
 
 
 @pytest.mark.parametrize("path", sorted((GOLDEN / "bad").glob("*.vqc")), ids=lambda p: p.stem)

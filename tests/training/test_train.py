@@ -1,51 +1,51 @@
 """Runs of a few steps: what they write, that they learn, that they resume."""
 
+import ast
 import json
 import math
 import signal
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, ignore, same_weights
+from helpers import TINY, same_weights
 from PIL import Image
+from tiny_runs import tiny_options as options
 
 from vqcodec import models
-from vqcodec.config import PRESETS, Tuning
-from vqcodec.encoder import code_lengths as lengths
+from vqcodec.config import PRESETS
 from vqcodec.errors import ImageError, ModelError
-from vqcodec.networks.quantizer import Quantizer
-from vqcodec.prior.network import Prior
-from vqcodec.training import objective, train
+from vqcodec.options import ignore
+from vqcodec.training import journal, phases, train
 from vqcodec.training import run as train_run
-from vqcodec.training.codebooks import Codebooks
-from vqcodec.training.data import CropSource, drawn_pictures
 from vqcodec.training.drawings import draw
 from vqcodec.training.loop import Loop, deferred_interrupts
-from vqcodec.training.objective import (
-    AutoencoderObjective,
-    DecoderObjective,
-    prior_loss,
-    proxy_bits,
-    spread_quality,
-)
-from vqcodec.training.run import Run
+from vqcodec.training.run import KEPT, TrainOptions
+
+OF_THE_START = {"output", "preset", "tune", "resume", "init", "config"}
+OF_THE_MACHINE = {"threads", "device"}
 
 
-def options(tmp_path: Path, **changes: Any) -> train.TrainOptions:
-    base = train.TrainOptions(
-        output=tmp_path / "w.safetensors",
-        config=TINY["vq-vae-2"],
-        steps=120,
-        batch=4,
-        crop=64,
-        prior_share=0.5,
-    )
-    return replace(base, **changes)
+@pytest.fixture(autouse=True)
+def records_by_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow this machine is."""
+    monkeypatch.setattr(journal, "LOG_SECONDS", math.inf)
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_at(phase: str, step: int) -> Callable[[dict[str, Any]], None]:
+    def log(record: dict[str, Any]) -> None:
+        if (record["phase"], record.get("step")) == (phase, step):
+            raise Killed
+
+    return log
 
 
 def test_a_run_learns_and_logs(tmp_path: Path) -> None:
@@ -60,20 +60,8 @@ def test_a_run_learns_and_logs(tmp_path: Path) -> None:
     assert first["step"] == 50 and last["step"] == 100
     bits = [sum(r["bits_per_index"]) for r in phases["prior"]]
     assert bits[-1] < bits[0]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.safetensors", "w.safetensors.jsonl"]
-
-
-def test_turns_with_the_same_crops_are_for_different_levels() -> None:
-    config = PRESETS["photo"]
-    turns = list(train._turns(config))
-    assert len(turns) == train.TURNS
-    coarse = [k for levels in turns for k in levels if config.levels[k].stride == 16]
-    fine = [k for levels in turns for k in levels if config.levels[k].stride == 8]
-    assert sorted(coarse) == [0, 1, 2, 3]
-    assert len(set(fine)) == len(fine) == 2 * train.TURNS
-    orders = {tuple(map(tuple, train._turns(config))) for _ in range(9)}
-    assert len(orders) > 1
-    assert list(train._turns(TINY["vq-vae-2"])) == [[0, 1]] * train.TURNS
+    names = {"w.safetensors" + suffix for suffix in ("", ".jsonl", ".checkpoint")}
+    assert {p.name for p in tmp_path.iterdir()} == names
 
 
 def test_training_for_ssim_goes_on_from_weights_for_psnr(
@@ -87,104 +75,23 @@ def test_training_for_ssim_goes_on_from_weights_for_psnr(
 
 
 @pytest.mark.parametrize("continued", [False, True])
-def test_codes_are_chosen_after_steps(
-    tmp_path: Path,
-    tiny_weights: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    continued: bool,
-) -> None:
-    """For the networks from half of a first run on, or where they were trained before."""
-    asked: list[int] = []
-
-    def note(*arguments: Any) -> torch.Tensor:
-        latent: torch.Tensor = arguments[2]
-        asked.append(arguments[5])
-        return latent
-
-    for module in (objective, train):
-        monkeypatch.setattr(module, "refine_as_coding", note)
-    init = tiny_weights["vq-vae-2"] if continued else None
-    train.run(options(tmp_path, init=init, steps=16), ignore)
-    assert asked[8:] == [objective.REFINEMENT_STEPS] * 8  # of the prior
-    assert (
-        asked[:8]
-        == [objective.REFINEMENT_STEPS if continued else 0] * 4 + [objective.REFINEMENT_STEPS] * 4
-    )
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_the_prior_learns_codes_chosen_by_its_own_lengths(
-    tmp_path: Path, tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """As coding chooses them; those of levels that a file does not have by marginal ones."""
-    model = models.Model(tiny_weights[name])
-    pictures = [draw(np.random.default_rng(k), 96) for k in range(2)]
-    state = Run(options(tmp_path), model.config, CropSource(pictures, 0), ignore)
-    train._start_from(state, model)
-    count = len(model.config.levels)
-    for k in range(count):  # what is marginal is no longer what the prior says
-        state.prior.tables(k).bias.data += 99 * torch.randn_like(state.prior.tables(k).bias)
-    x, quality = state.crops.batch(2, 64), torch.tensor([2, 2])
-    spent = []
-    monkeypatch.setitem(lengths.LONGER, "psnr", 0.0)
-    for share in (0.0, 1.0):
-        monkeypatch.setitem(lengths.SHARES, "psnr", (share, share))
-        grids = train._coded(state, x, quality, torch.tensor([1, count]))
-        with torch.no_grad():
-            each = [state.prior.coded_bits(grids, quality, k)[1].item() for k in range(count)]
-        spent.append(each[0])
-    assert spent[1] < spent[0]
-    found = train._lengths(state, grids, quality, torch.tensor([1, count]))
-    assert found and all(level.slices == 1 for level in model.config.levels[: len(found)])
-    assert all(level.slices > 1 for level in model.config.levels[len(found) :][:1])
-    for level, bits in enumerate(found):
-        used = bits.gather(2, grids[level].flatten(1, 2)).sum((1, 2))
-        assert used[1].item() == pytest.approx(each[level], rel=0.02, abs=0.5)
-        marginal = state.quantizer.marginal_bits(level, quality)
-        assert torch.equal(bits[0], marginal[0].expand_as(bits[0])) == (level > 0)
-
-
-def test_steps_in_training_lower_the_error(tiny_weights: dict[str, Path]) -> None:
-    x = torch.from_numpy(np.stack([draw(np.random.default_rng(k), 64) for k in range(4)]))
-    x = x.permute(0, 3, 1, 2).float() / 255
-    errors = []
-    for steps in (0, objective.REFINEMENT_STEPS):
-        model = models.Model(tiny_weights["residual"])
-        quality = torch.full((4,), 60.0)
-        torch.manual_seed(0)  # the same step of all levels
-        _, parts = AutoencoderObjective()(model.autoencoder, model.quantizer, x, quality, steps)
-        errors.append(float(parts["mse"].mean()))
-    assert errors[1] < 0.99 * errors[0]
-
-
-@pytest.mark.parametrize("continued", [False, True])
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(
     tmp_path: Path,
     tiny_weights: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     continued: bool,
 ) -> None:
-    class Killed(Exception):
-        pass
-
     monkeypatch.setattr(train_run, "CHECKPOINT_MINUTES", 0.0)
     init = tiny_weights["vq-vae-2"] if continued else None
-    straight = options(tmp_path / "a", init=init)
-    stopped = options(tmp_path / "b", init=init)
+    monkeypatch.setattr(journal, "LOG_STEPS", 5)
+    straight, stopped = (options(tmp_path / name, init=init, steps=24) for name in "ab")
     for each in (straight, stopped):
         each.output.parent.mkdir()
     train.run(straight, ignore)
 
-    ends: list[tuple[str, int]] = [("autoencoder", 50), ("prior", 50)]
-    for at in ends:
-
-        def kill(record: dict[str, Any], at: tuple[str, int] = at) -> None:
-            if (record["phase"], record.get("step")) == at:
-                raise Killed
-
-        resume = at[0] == "prior"
+    for phase in ("autoencoder", "prior"):
         with pytest.raises(Killed):
-            train.run(replace(stopped, resume=resume), kill)
+            train.run(replace(stopped, resume=phase == "prior"), kill_at(phase, 10))
         assert not stopped.output.exists()
     train.run(replace(stopped, resume=True), ignore)
     assert same_weights(straight.output, stopped.output)
@@ -205,26 +112,28 @@ def ctrl_c() -> Iterator[None]:
 def test_ctrl_c_keeps_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr(train, "LOG_STEPS", 2)
+    monkeypatch.setattr(journal, "LOG_STEPS", 2)
     straight, stopped = (options(tmp_path / name, steps=12) for name in "ab")
     for each in (straight, stopped):
         each.output.parent.mkdir()
     train.run(straight, ignore)
 
-    ends: list[tuple[str, int]] = [("autoencoder", 4), ("prior", 2)]
-    for at in ends:
-        notes: list[str] = []
+    stops: list[tuple[str, int]] = [("autoencoder", 4), ("prior", 2)]
+    for at in stops:
+        stopped_after: list[int | None] = []
 
         def press(
-            record: dict[str, Any], at: tuple[str, int] = at, notes: list[str] = notes
+            record: dict[str, Any],
+            at: tuple[str, int] = at,
+            stopped_after: list[int | None] = stopped_after,
         ) -> None:
-            notes.append(record.get("note", ""))
+            stopped_after.append(record.get("stopped"))
             if (record["phase"], record.get("step")) == at:
                 signal.raise_signal(number)
 
         with pytest.raises(KeyboardInterrupt):
             train.run(replace(stopped, resume=at[0] == "prior"), press)
-        assert notes[-1] == f"stopped after step {at[1]}; --resume goes on"
+        assert stopped_after[-1] == at[1]
         assert signal.getsignal(number) is signal.default_int_handler
     train.run(replace(stopped, resume=True), ignore)
     assert same_weights(straight.output, stopped.output)
@@ -257,18 +166,18 @@ def test_a_resumed_run_knows_what_it_was_asked_for(
         if "step" in record:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(train, "LOG_STEPS", 1)
+    monkeypatch.setattr(journal, "LOG_STEPS", 1)
     folder = tmp_path / "pictures"
     folder.mkdir()
     Image.fromarray(draw(np.random.default_rng(0), 96)).save(folder / "a.png")
     begun = options(tmp_path, data=folder, minutes=7.0, prior_share=0.3, seed=5)
     with pytest.raises(KeyboardInterrupt):
         train.run(begun, stop)
-    resumed = train.TrainOptions.resumed(begun.output, minutes=9.0)
+    resumed = TrainOptions.resumed(begun.output, minutes=9.0)
     assert (resumed.data, resumed.resume) == (folder.resolve(), True)
     assert (resumed.minutes, resumed.prior_share, resumed.seed, resumed.batch) == (9.0, 0.3, 5, 4)
     with pytest.raises(ModelError, match="resume"):
-        train.TrainOptions.resumed(tmp_path / "other.safetensors")
+        TrainOptions.resumed(tmp_path / "other.safetensors")
 
 
 def test_training_goes_on_from_a_weights_file(
@@ -305,29 +214,22 @@ def test_networks_that_were_trained_before_take_smaller_steps(
             super().__init__(*args, **options)
             peaks.append(self.optimizer.param_groups[0]["peak"])
 
-    monkeypatch.setattr(train, "Loop", Listening)
+    monkeypatch.setattr(train_run, "Loop", Listening)
     config = models.Model(tiny_weights["residual"]).config
     train.run(options(tmp_path, config=config, steps=1), ignore)
     train.run(options(tmp_path, config=None, init=tiny_weights["residual"], steps=1), ignore)
-    assert peaks[2:] == [pytest.approx(train.CONTINUED * peak) for peak in peaks[:2]]
+    assert peaks[2:] == [pytest.approx(phases.CONTINUED * peak) for peak in peaks[:2]]
 
 
 def test_a_resumed_run_keeps_the_prior_it_started_from(
     tmp_path: Path, tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(Exception):
-        pass
-
-    def kill(record: dict[str, Any]) -> None:
-        if record.get("step") == 4:  # the third step wrote a checkpoint
-            raise Killed
-
     monkeypatch.setattr(train_run, "CHECKPOINT_MINUTES", 0.0)
-    monkeypatch.setattr(train, "LOG_STEPS", 2)
+    monkeypatch.setattr(journal, "LOG_STEPS", 2)
     start = tiny_weights["residual"]
     begun = options(tmp_path, config=None, init=start, steps=4, prior_share=0.0)
     with pytest.raises(Killed):
-        train.run(begun, kill)
+        train.run(begun, kill_at("autoencoder", 4))  # the third step wrote a checkpoint
     train.run(replace(begun, init=None, resume=True), ignore)
     before, after = models.Model(start).tensors, models.Model(begun.output).tensors
     names = [name for name in before if name.startswith("training.prior.")]
@@ -335,9 +237,6 @@ def test_a_resumed_run_keeps_the_prior_it_started_from(
 
 
 def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
-    class Killed(Exception):
-        pass
-
     def kill(record: dict[str, Any]) -> None:
         raise Killed
 
@@ -348,24 +247,19 @@ def test_a_new_run_leaves_no_checkpoint_of_an_old_one(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    folder = tmp_path / "pictures" / "deeper"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for k in range(4):
-        Image.fromarray(draw(rng, 96)).save(folder / f"{k}.png")
-    (folder / "notes.txt").write_text("not a picture")
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8nothing")
-    # Large enough for the crops of the autoencoder and not for those of the prior.
-    Image.new("RGB", (70, 300)).save(folder / "small.png")
-    notes: list[str] = []
-
-    def listen(record: dict[str, Any]) -> None:
-        notes.append(record.get("note", ""))
-
-    train.run(options(tmp_path, data=tmp_path / "pictures", steps=4), listen)
-    assert (tmp_path / "w.safetensors").exists()
-    assert any("2 files left out" in note for note in notes)
+def test_a_preset_that_is_not_that_of_the_weights_is_refused(
+    tmp_path: Path, tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init = tiny_weights["residual"]
+    monkeypatch.setitem(PRESETS, "tiny", replace(TINY["residual"], name="tiny", tune="ssim"))
+    asked = options(tmp_path, init=init, steps=0)
+    with pytest.raises(ModelError, match="not of the configuration 'vq-vae'"):
+        train.run(replace(asked, config=None, preset="vq-vae"), ignore)
+    with pytest.raises(ModelError, match="not of the configuration 'tiny-vq-vae-2'"):
+        train.run(asked, ignore)
+    assert not list(tmp_path.iterdir())
+    train.run(replace(asked, config=None, preset="tiny"), ignore)  # the same but for its name
+    assert models.Model(asked.output).config.tune == "psnr"
 
 
 def test_bad_requests_are_clear(tmp_path: Path) -> None:
@@ -378,115 +272,12 @@ def test_bad_requests_are_clear(tmp_path: Path) -> None:
         train.run(options(tmp_path, resume=True), ignore)
 
 
-def test_proxy_counts_bits_above_the_water_level() -> None:
-    lambdas = torch.tensor([0.01, 0.1])[:, None, None]
-    quiet, loud = torch.full((2, 3, 4, 4), 1e-4), torch.full((2, 3, 4, 4), 1.0)
-    assert (proxy_bits(quiet, lambdas) < 0.01).all()
-    bits = proxy_bits(loud, lambdas)
-    assert bits[0] > bits[1] > 48
-    doubled = proxy_bits(2 * loud, lambdas) - bits
-    torch.testing.assert_close(doubled, torch.full((2,), 48.0), atol=3.0, rtol=0)
-
-
-def test_prior_loss_leaves_out_levels_that_a_file_would_not_have() -> None:
-    torch.manual_seed(0)
-    config = TINY["residual"]
-    prior, quality = Prior(config), torch.tensor([10, 50, 90])
-    grids = [
-        torch.randint(level.codebook_size, (3, *shape, level.slices))
-        for level, shape in zip(config.levels, config.grid_shapes(32, 48), strict=True)
-    ]
-    coded = torch.tensor([1, 3, 5])
-    loss, per_index = prior_loss(prior, grids, quality, [0, 2, 4], coded, 32 * 48)
-    bits = {k: prior.coded_bits(grids, quality, k)[coded > k] for k in (0, 2, 4)}
-    want = sum(float(b.detach().sum()) for b in bits.values()) / (3 * 32 * 48)
-    assert loss.item() == pytest.approx(want, rel=0.01)  # bfloat16
-    assert {k: len(b) for k, b in bits.items()} == {0: 3, 2: 2, 4: 1}
-    assert per_index == pytest.approx(
-        {k: float(b.detach().mean()) / grids[k][0].numel() for k, b in bits.items()}, rel=0.01
-    )
-    loss, per_index = prior_loss(prior, grids, quality, [0, 4], coded - 1, 32 * 48)
-    assert list(per_index) == [0]
-    loss.backward()
-    grad = prior.tables(0).bias.grad
-    assert grad is not None
-    used = quality[1:] * 16 // 101  # not the row of the quality that codes no level
-    assert grad.abs().sum((1, 2)).nonzero().flatten().tolist() == used.tolist()
-
-
-@pytest.mark.parametrize(("tune", "say"), [("psnr", 2.0), ("ssim", 4.0)])
-def test_the_say_of_a_crop_goes_with_its_error(
-    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tune: Tuning, say: float
-) -> None:
-    """Its square root for `psnr`: a crop of four times the usual error counts twice."""
-    model = models.Model(tiny_weights["vq-vae-2"])
-    quantizer = Quantizer(replace(model.config, tune=tune))
-    quantizer.load_state_dict(model.quantizer.state_dict(), strict=False)
-    x, quality = torch.rand(2, 3, 64, 64), torch.tensor([20, 80])
-    grids, coded = (
-        quantizer(torch.zeros(2, quantizer.dim, 8, 8), quality).grids,
-        torch.tensor([1, 2]),
-    )
-    monkeypatch.setattr(objective, "PARTIAL_LEVELS", 0.0)
-    decoder = DecoderObjective()
-    codebooks = Codebooks(quantizer)
-    arguments = model.autoencoder, quantizer, x, grids, quality, coded, codebooks()
-    assert decoder(*arguments)[0].item() == pytest.approx(1)
-    decoder.usual -= math.log(4)
-    loss, mse = decoder(*arguments)
-    assert loss.item() == pytest.approx(say, rel=1e-3) and mse.shape == (2,)
-    monkeypatch.setattr(objective, "PARTIAL_LEVELS", 1.0)
-    before = decoder.usual.clone()
-    assert decoder(*arguments)[0].item() == pytest.approx(1)
-    assert torch.equal(decoder.usual.nan_to_num(), before.nan_to_num())
-
-
-def test_codebooks_learn_what_brings_the_picture_closer(
-    tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(objective, "PARTIAL_LEVELS", 0.0)
-    torch.manual_seed(0)
-    model = models.Model(tiny_weights["residual"])
-    quantizer = Quantizer(model.config)
-    quantizer.load_state_dict(model.quantizer.state_dict(), strict=False)
-    count = len(model.config.levels)
-    x = CropSource(drawn_pictures(4, 80, 0), 0).batch(4, 64)
-    quality, coded = torch.full((4,), 80), torch.full((4,), count)
-    latent = model.autoencoder.encode(x, quality)
-    grids = quantizer(latent, quality).grids
-    codebooks, before = Codebooks(quantizer), quantizer.state_dict()
-    before = {name: tensor.clone() for name, tensor in before.items()}
-    codebooks.write(quantizer)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in quantizer.state_dict().items())
-
-    optimizer, errors = torch.optim.Adam(codebooks.parameters(), lr=0.03), []
-    for _ in range(20):
-        optimizer.zero_grad()
-        arguments = model.autoencoder, quantizer, x, grids, quality, coded, codebooks()
-        loss, mse = DecoderObjective()(*arguments)
-        loss.backward()
-        optimizer.step()
-        errors.append(float(mse.mean()))
-    codebooks.write(quantizer)
-    assert errors[-1] < 0.9 * errors[0]
-    for level in range(count):
-        found = quantizer.buffer("codebook", level)
-        assert not found[:, 0].any()
-        assert not found.equal(before[f"codebook_{level}"])
-
-
-def test_spread_quality_covers_the_scale() -> None:
-    torch.manual_seed(0)
-    quality = spread_quality(10)
-    assert ((quality >= torch.arange(10) * 10) & (quality <= torch.arange(1, 11) * 10)).all()
-
-
 @pytest.mark.parametrize("device", ["cuda", "tpu"])
 def test_a_device_that_is_not_here_is_refused(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    options = train.TrainOptions(output=tmp_path / "w.safetensors", steps=1, device=device)
+    options = TrainOptions(output=tmp_path / "w.safetensors", steps=1, device=device)
     with pytest.raises(ModelError, match=f"device '{device}' is not here"):
         train.run(options, print)
     assert not list(tmp_path.iterdir())
@@ -497,7 +288,7 @@ def test_device_and_batch_are_decided_together(
 ) -> None:
     for gpu, device, batch in ((False, "cpu", 8), (True, "cuda", 64)):
         monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
-        settled = train._settled(train.TrainOptions(output=tmp_path / "w.safetensors"))
+        settled = train._settled(TrainOptions(output=tmp_path / "w.safetensors"))
         assert (settled.device, settled.batch) == (device, batch)
 
 
@@ -516,3 +307,122 @@ def test_what_stops_before_its_first_step_leaves_nothing(
         train.run(options(tmp_path), stop_halfway)
     assert told == [0, 0.5, 1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_messages_do_not_speak_command_line() -> None:
+    for path in Path(train.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) else ""
+            assert not (isinstance(text, str) and "--" in text), f"{path.name}: {text}"
+
+
+def test_every_option_is_kept_or_of_the_start_or_of_the_machine() -> None:
+    names = {field.name for field in fields(TrainOptions)}
+    assert set(KEPT) == names - OF_THE_START - OF_THE_MACHINE
+
+
+def test_equal_runs_write_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of steps and one thread; whenever they log."""
+    torch.set_num_threads(1)
+    written = []
+    for name, seconds, seed in (("a", math.inf, 0), ("b", 0.0, 0), ("c", 0.0, 1)):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(journal, "LOG_SECONDS", seconds)
+        asked = options(tmp_path / name, steps=24, seed=seed)
+        train.run(asked, ignore)
+        written.append(asked.output.read_bytes())
+    assert written[0] == written[1] != written[2]
+    results = models.Model(tmp_path / "a" / "w.safetensors").training["results"]
+    assert results["autoencoder"]["steps"] == results["prior"]["steps"] == 12
+
+
+def test_each_phase_logs_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "LOG_STEPS", 7)
+    logged: list[tuple[str, int]] = []
+
+    def log(record: dict[str, Any]) -> None:
+        if "step" in record:
+            logged.append((record["phase"], record["step"]))
+
+    train.run(options(tmp_path, steps=22, prior_share=7 / 22), log)
+    assert logged == [("autoencoder", 7), ("autoencoder", 14), ("autoencoder", 15), ("prior", 7)]
+
+
+class Stopwatch:
+    """A clock that stands still but when it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("minutes", "left"), [(1.5, 0.0), (2.5, 1.0)])
+def test_minutes_include_start_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minutes: float, left: float
+) -> None:
+    clock, given, notes = Stopwatch(), dict[str, float](), list[str]()
+
+    class Listening(Loop):
+        def __init__(self, name: str, peaks: Any, minutes: float, *args: Any, **more: Any) -> None:
+            given[name] = minutes
+            super().__init__(name, peaks, 0.0, *args, **more)  # no steps
+            self.elapsed = 60 * minutes  # which it takes nevertheless
+
+    def log(record: dict[str, Any]) -> None:
+        notes.append(record.get("note", ""))
+        if record["phase"] == "start-up" and record.get("progress") == 1:
+            clock.now += 90
+
+    monkeypatch.setattr(train, "time", clock)
+    monkeypatch.setattr(train_run, "Loop", Listening)
+    train.run(options(tmp_path, steps=None, minutes=minutes, prior_share=0.25), log)
+    assert given == pytest.approx({"autoencoder": 0.75 * left, "prior": 0.25 * left})
+    assert ("no time is left to train in" in notes) == (left == 0)
+
+
+def test_a_finished_run_can_be_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to a larger total, by as many steps as are missing; and that can be interrupted, too."""
+    monkeypatch.setattr(train_run, "CHECKPOINT_MINUTES", 0.0)
+    monkeypatch.setattr(journal, "LOG_STEPS", 2)
+    straight, stopped = (options(tmp_path / name, steps=12) for name in "ab")
+    for asked in (straight, stopped):
+        asked.output.parent.mkdir()
+        train.run(asked, ignore)
+    finished = straight.output.read_bytes()
+    for changes in ({}, {"steps": 12}, {"minutes": 0.0}):
+        with pytest.raises(ModelError, match=r"w\.safetensors: finished after .* larger total"):
+            train.run(TrainOptions.resumed(straight.output, **changes), ignore)
+    assert straight.output.read_bytes() == finished
+
+    seen: list[dict[str, Any]] = []
+    train.run(TrainOptions.resumed(straight.output, steps=20), seen.append)
+    assert [r["step"] for r in seen if "step" in r] == [2, 4, 2, 4]
+    assert all(r["minutes"] >= 0 for r in seen if "step" in r)
+    assert straight.output.read_bytes() != finished
+    with pytest.raises(ModelError, match="finished after 20 steps"):
+        train.run(TrainOptions.resumed(straight.output), ignore)
+
+    for changes, phase in (({"steps": 20}, "autoencoder"), ({}, "prior")):
+        with pytest.raises(Killed):
+            train.run(TrainOptions.resumed(stopped.output, **changes), kill_at(phase, 4))
+    train.run(TrainOptions.resumed(stopped.output), ignore)
+    assert same_weights(straight.output, stopped.output)
+
+
+def test_a_run_of_steps_is_extended_in_minutes(tmp_path: Path) -> None:
+    asked = options(tmp_path, steps=4)
+    train.run(asked, ignore)
+    longer = TrainOptions.resumed(asked.output, minutes=60.0)
+    assert (longer.minutes, longer.steps, longer.batch) == (60.0, None, 4)
+
+
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    output = tmp_path / "w.safetensors"
+    old = train_run.checkpoint_of(output)
+    save_file({"rng": torch.get_rng_state()}, old.path, metadata={"run": '{"options": {}}'})
+    with pytest.raises(ModelError, match=r"w\.safetensors\.checkpoint: .* another version"):
+        TrainOptions.resumed(output)

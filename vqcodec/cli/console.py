@@ -7,14 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vqcodec import limits
 from vqcodec.bitstream import container
+from vqcodec.cli.jobs import Job
 from vqcodec.errors import VqcodecError
-from vqcodec.files import Job
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -55,9 +56,14 @@ class Report:
             typer.Exit: status 1, if a job failed or was refused before.
         """
         with self.bar:
+            written: set[str] = set()
             for number, job in enumerate(jobs):
+                if job.spare and job.target in written:
+                    self.note(job.source, f"{job.target} is of another input, so: {job.spare}")
+                    job = replace(job, target=job.spare)
                 try:
                     work(job, self.bar.part(number, len(jobs), job.source))
+                    written.add(job.target)
                 except BrokenPipeError:
                     raise  # nobody reads on: no fault of this file
                 except EXPECTED as error:
@@ -176,9 +182,15 @@ class TrainingDisplay:
         self.next_line = 0.0
 
     def __call__(self, record: dict[str, Any]) -> None:
-        """Show one record: phase, step, minutes, progress (0..1), psnr, bpp, or just a note."""
-        if "note" in record:
-            self.bar.say(f"vqcodec: note: {one_line(str(record['note']))}")
+        """Show one record: phase, step, minutes, progress (0..1), psnr, bpp, or just a note.
+
+        `stopped`, in place of these, is the last step of a run that was interrupted.
+        """
+        note = record.get("note")
+        if "stopped" in record:
+            note = f"stopped after step {record['stopped']}; --resume continues from there"
+        if note is not None:
+            self.bar.say(f"vqcodec: note: {one_line(str(note))}")
             return
         text = summary(record)
         self.bar.show(float(record.get("progress", 0)), text, patience=0)
@@ -193,7 +205,8 @@ class TrainingDisplay:
 def summary(record: dict[str, Any]) -> str:
     """A log record of training in a few words."""
     parts = [str(record["phase"])] if "phase" in record else []
-    for key, form in (("minutes", "{} min"), ("step", "step {}"), ("psnr", "{} dB")):
+    forms = {"minutes": "{} min", "pictures": "{} pictures", "step": "step {}", "psnr": "{} dB"}
+    for key, form in forms.items():
         if key in record:
             parts.append(form.format(_number(record[key])))
     if "bpp" in record:
@@ -305,7 +318,7 @@ def describe(error: Exception, name: str = "") -> str:
         text = f"{path}: {error.strerror}" if path else error.strerror
     else:
         text = str(error) or type(error).__name__
-    if name:  # of bytes, such as standard input, `image.read_picture` knows none
+    if name:  # of bytes, such as standard input, `reading.read_picture` knows none
         text = text.removeprefix(f"{name}: ").removeprefix("picture: ")
     return one_line(text)
 

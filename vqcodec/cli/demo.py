@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from vqcodec import codec, files
-from vqcodec.picture import image
+from vqcodec.picture import reading, writing
 from vqcodec.picture.metrics import psnr_db
+from vqcodec.picture.picture import to_pil
 
 __all__ = ["Trial", "demo"]
 
@@ -50,8 +51,8 @@ def demo(
     targets = [folder / f"q{q:g}{suffix}" for q in qualities for suffix in (".vqc", ".png")]
     for target in (folder / "original.png", *targets):
         files.check_target(str(target), force, new_folders=True)
-    source = image.to_pil(image.read_picture(picture or photograph()))
-    original = image.write_picture(image.from_pil(source), ".png")
+    source = to_pil(reading.read_picture(picture or photograph()))
+    original = writing.write_picture(reading.from_pil(source), ".png")
     files.write(str(folder / "original.png"), original, force, new_folders=True)
     codec.decompress(codec.compress(Image.new("RGB", (8, 8))))  # loads the networks
     for quality in qualities:
@@ -70,7 +71,7 @@ def try_quality(source: Image.Image, quality: float, path: Path, force: bool) ->
     decoded = codec.decompress_picture(data)
     end = time.perf_counter()
     files.write(str(path), data, force)
-    files.write(str(path.with_suffix(".png")), image.write_picture(decoded, ".png"), force)
+    files.write(str(path.with_suffix(".png")), writing.write_picture(decoded, ".png"), force)
     return Trial(
         quality=quality,
         num_bytes=len(data),

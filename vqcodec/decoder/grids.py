@@ -13,12 +13,12 @@ from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile
 from vqcodec.decoder.workers import Reader, read_tiles
 from vqcodec.errors import CorruptChunk, RegionError
-from vqcodec.limits import MAX_PIXELS
-from vqcodec.models import Model
 from vqcodec.networks import windows
+from vqcodec.networks.model import Model
+from vqcodec.options import DecodeOptions, ignore
 from vqcodec.prior.arithmetic import Arithmetic, fastest
 
-__all__ = ["Grids", "box_of", "read_grids"]
+__all__ = ["Grids", "read_grids"]
 
 HOPELESS = 16  # tiles of a damaged file without a single sound part, after which we give up
 
@@ -27,54 +27,50 @@ HOPELESS = 16  # tiles of a damaged file without a single sound part, after whic
 class Grids:
     """What a `.vqc` file holds, entropy-decoded and checked: all but the pixels.
 
-    grids: (h_l, w_l, S_l) per decoded level, coarse first, of the whole picture; zero, which adds
-        nothing, where a tile was not asked for, has not arrived or is damaged.
-    damaged: how many tiles have parts that arrived and are not what was written.
+    Attributes:
+        box: the part of the picture that was asked for.
+        grids: (h_l, w_l, S_l) per decoded level, coarse first, of the whole picture; zero, which
+            adds nothing, where a tile was not needed, has not arrived or is damaged.
+        damaged: how many tiles have parts that arrived and are not what was written.
     """
 
     container: Container
     model: Model
+    box: Tile
     grids: list[NDArray[np.uint16]]
     damaged: int
 
 
 def read_grids(
     data: bytes,
+    options: DecodeOptions = DecodeOptions(),
     *,
-    levels: int | None = None,
-    partial: bool = False,
-    model: str | None = None,
-    region: tuple[int, int, int, int] | None = None,
-    max_pixels: int = MAX_PIXELS,
-    workers: int | None = 1,
-    progress: Callable[[float], None] | None = None,
+    progress: Callable[[float], None] = ignore,
     arithmetic: Callable[[], Arithmetic] = fastest,
 ) -> Grids:
     """Parse a file, find its model, decode the index grids and check them; needs no torch.
 
     Args:
-        partial: of a cut or damaged file take what there is: of each tile the levels before the
-            first part that did not arrive or does not match its check.
-        region: (x, y, width, height); tiles that it does not need are not decoded.
-        max_pixels: refuse larger pictures.
-        workers: how many processes read tiles, as of `readers.read_tiles`.
-        arithmetic: as of `readers.Reader`.
+        options: with `partial`, each tile gives the levels before the first part that did not
+            arrive or does not match its check; tiles that `region` does not need are not decoded.
+        progress: called with the share of the tiles that are done, 0..1.
+        arithmetic: gives what the prior is calculated in, as in `workers.Reader`.
     Raises:
-        BitstreamError, ModelError, RegionError, ValueError: as `codec.decompress`.
+        BitstreamError, ModelError, RegionError: as `codec.decompress`.
     """
-    if levels is not None and levels < 1:
-        raise ValueError(f"levels {levels} out of range")
-    parsed = container.parse(data, partial=partial, max_pixels=max_pixels)
-    loaded = models.find(parsed.model_id, model)
+    parsed = container.parse(data, partial=options.partial, max_pixels=options.max_pixels)
+    box = _box_of(parsed, options.region)
+    loaded = models.find(parsed.model_id, options.model)
     specs = loaded.config.levels
     if parsed.level_count > len(specs):
         raise CorruptChunk(b"header", 0, f"{parsed.level_count} levels, model has {len(specs)}")
-    count, size = min(levels or len(specs), parsed.level_count), (parsed.height, parsed.width)
+    count = min(options.levels or len(specs), parsed.level_count)
+    size = parsed.height, parsed.width
     grids: list[NDArray[np.uint16]] = []
-    tiles = windows.needed(loaded, *size, box_of(parsed, region))
+    tiles = windows.needed(loaded, *size, box)
     most, damaged = 0, 0
-    reader = Reader(data, parsed, loaded, count, partial, arithmetic)
-    with closing(read_tiles(reader, tiles, workers)) as found:
+    reader = Reader(data, parsed, loaded, count, options.partial, arithmetic)
+    with closing(read_tiles(reader, tiles, options.workers)) as found:
         for done, (decoded, sound) in enumerate(found):
             damaged += not sound
             if damaged == HOPELESS and most == 0:
@@ -85,11 +81,10 @@ def read_grids(
                 top, left = tiles[done].top // spec.stride, tiles[done].left // spec.stride
                 grid[top : top + part.shape[0], left : left + part.shape[1]] = part
             most = max(most, len(decoded))
-            if progress:
-                progress((done + 1) / len(tiles))
+            progress((done + 1) / len(tiles))
     if most == 0:
         raise CorruptChunk(b"payload", len(data), "not even the first part of a tile is there")
-    return Grids(parsed, loaded, grids[:most], damaged)
+    return Grids(parsed, loaded, box, grids[:most], damaged)
 
 
 def _zeros(loaded: Model, size: tuple[int, int], count: int) -> list[NDArray[np.uint16]]:
@@ -100,7 +95,7 @@ def _zeros(loaded: Model, size: tuple[int, int], count: int) -> list[NDArray[np.
     ]
 
 
-def box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
+def _box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
     """The part of a picture that is asked for.
 
     Raises:

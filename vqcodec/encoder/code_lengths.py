@@ -1,4 +1,4 @@
-"""How long every code would be at every place, as the exact prior has it, for the search."""
+"""The code length of every index at every position, as the prior expects it, for the search."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,17 +9,19 @@ from torch import Tensor
 
 from vqcodec.config import Level, Tuning
 from vqcodec.encoder.refine import SAFE, USUAL, between
-from vqcodec.models import Model
+from vqcodec.networks.model import Model
 from vqcodec.networks.quantizer import Quantizer
-from vqcodec.prior.wavefront_scan import TOTAL, scan_known
+from vqcodec.prior.constants import TOTAL
+from vqcodec.prior.wavefront_scan import scan_known
 
 __all__ = ["expected_lengths", "mixed", "single"]
 
-# Share of the real lengths up to the quality SAFE and from USUAL on, linear between. The rest
-# is marginal, since what is cheap here may make the neighbours dear; and where few bits are left,
-# codes like those around add up errors that smooth pictures don't forgive. Experiments 11, 31, 51.
+# Share of the prior's lengths up to the quality SAFE and from USUAL on, linear between. The rest is
+# marginal, since a code that is cheap here can make neighbouring codes more expensive; and at low
+# rates, a preference for codes like their neighbours shows as errors in smooth areas.
+# Experiments 11, 31, 51.
 SHARES: dict[Tuning, tuple[float, float]] = {"psnr": (0.0, 0.65), "ssim": (0.6, 0.8)}
-# For so much of the share all lengths are made longer, or more bits would be spent than before.
+# All lengths are multiplied by 1 + this times the share, to keep the rate where it was.
 LONGER: dict[Tuning, float] = {"psnr": 0.25, "ssim": 0.0}
 
 
@@ -29,8 +31,8 @@ def expected_lengths(
     """Code lengths given what is chosen around, mixed with marginal ones.
 
     Args:
-        choose: makes a first choice for so many levels, grids (1, h_l, w_l, S_l), coarse first;
-            not called where there is nothing to gain.
+        choose: gives a first choice of a number of levels, grids (1, h_l, w_l, S_l), coarse
+            first; not called where there is nothing to gain.
         quality: (1,) in 0..100, not rounded.
         levels: how many will be coded.
     Returns:

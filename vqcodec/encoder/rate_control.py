@@ -8,15 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from vqcodec.errors import TargetError
+from vqcodec.options import EncodeOptions
 
-__all__ = ["Goal", "Trial", "reach", "set_goal"]
+__all__ = ["Goal", "Trial", "goal_of", "reach"]
 
-LEAST, MOST = 1e-30, 1e30  # of what can be asked for, whatever the unit
 TOLERANCE = 0.02  # share of the bytes
 PSNR_MARGIN = 0.05  # dB
 MAX_TRIALS = 12
-DIGITS = 2  # of the qualities tried: `-q` with the one found gives the same file
-STEP = 0.1  # of quality: what grows smoothly misses no goal on so short a way; so there is a step
+DIGITS = 2  # of the qualities tried, so that the one found can be given again
+STEP = 0.1  # of quality: below this interval, a miss means that the curve has a jump
 
 
 @dataclass(frozen=True)
@@ -56,37 +56,22 @@ class Trial:
     value: float
 
 
-def set_goal(
-    *, bpp: float | None = None, size: int | None = None, psnr: float | None = None
-) -> Goal | None:
-    """The goal of a search, None where nothing is asked for.
-
-    Args:
-        bpp: bits per pixel, hit within 2 % either side.
-        size: bytes, never exceeded; 2 % less are a hit, and less will do at quality 100.
-        psnr: dB at least; 0.05 dB more are a hit, and more will do at quality 0.
-    Raises:
-        ValueError: more than one is given, or it is not from `LEAST` to `MOST`.
-    """
-    given = {"bpp": bpp, "bytes": size, "dB": psnr}
-    asked = {unit: value for unit, value in given.items() if value is not None}
-    if not asked:
-        return None
-    ((unit, value), *others) = asked.items()
-    if others or not LEAST <= value <= MOST:
-        raise ValueError(f"one number of bpp, bytes or dB is a target, 1e-30 to 1e30, not {asked}")
-    if unit == "bytes":
-        return Goal(value, unit, (1 - TOLERANCE) * value, value, lower=True)
-    if unit == "dB":
-        return Goal(value, unit, value, value + PSNR_MARGIN, higher=True)
-    return Goal(value, unit, (1 - TOLERANCE) * value, (1 + TOLERANCE) * value)
+def goal_of(options: EncodeOptions) -> Goal | None:
+    """The goal of a search for the quality; None where the options set no target."""
+    if (bpp := options.bpp) is not None:
+        return Goal(bpp, "bpp", (1 - TOLERANCE) * bpp, (1 + TOLERANCE) * bpp)
+    if (size := options.size) is not None:  # smaller will do at quality 100
+        return Goal(size, "bytes", (1 - TOLERANCE) * size, size, lower=True)
+    if (psnr := options.psnr) is not None:  # more will do at quality 0
+        return Goal(psnr, "dB", psnr, psnr + PSNR_MARGIN, higher=True)
+    return None
 
 
 def reach(goal: Goal, encode: Callable[[float], bytes], measure: Callable[[bytes], float]) -> Trial:
     """The first file tried that hits the goal, else the best that will do, else the nearest.
 
-    Bytes and PSNR grow smoothly with quality but for small steps, where the integer that the
-    networks are told changes; the goal may lie in such a step, and then nothing hits it.
+    Bytes and PSNR grow smoothly with quality but for small steps, where the integer
+    quality in the file changes; the goal may lie in such a step, and then nothing hits it.
 
     Args:
         encode: the file of a quality 0..100, made at most `MAX_TRIALS` times.

@@ -1,4 +1,4 @@
-"""Analysis by synthesis: a latent whose quantised version decodes closer to the picture."""
+"""Refinement: a latent whose quantised version decodes closer to the picture."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,16 +13,16 @@ from vqcodec.networks.quantizer import Quantizer
 
 __all__ = ["between", "refine"]
 
-# Part of the way to where the error should be least, at quality 0, 50 and 100, linear between. The
-# whole way would be right if codes were dense; and MS-SSIM is no square: experiment 24.
+# Length of a step, as a share of the way to the expected minimum of the error: at quality 0, 50 and
+# 100, linear between. The whole way would be right if codes were dense: experiment 24.
 STEPS: dict[Tuning, tuple[float, float, float]] = {
     "psnr": (0.16, 0.2, 0.25),
     "ssim": (0.25, 0.25, 0.12),
 }
-CURVATURE = 0.6  # squared error of pixels for one of the latent: 1/1.9 to 1/1.45, experiment 2
-TRUST = 1.25  # where the gradient says that it is more than this, steps are the shorter
-FIRST, MOMENTUM = 1.3, 0.4  # of the first step; of a move, in the next: experiment 30
-SAFE, USUAL = 12, 20  # qualities: up to the one neither, from the other on both: experiment 31
+CURVATURE = 0.6  # squared error in pixels per squared error in the latent: experiment 2
+TRUST = 1.25  # steps are shortened where the gradient shows a larger ratio than this
+FIRST, MOMENTUM = 1.3, 0.4  # factor of the first step; share of a step in the next: experiment 30
+SAFE, USUAL = 12, 20  # neither up to the first quality, both from the second on: experiment 31
 
 
 def refine(

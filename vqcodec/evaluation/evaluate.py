@@ -17,7 +17,8 @@ from vqcodec.errors import ImageError, VqcodecError
 from vqcodec.evaluation.baselines import BASELINES
 from vqcodec.evaluation.bdrate import Curve, bd_rate
 from vqcodec.files import PICTURES
-from vqcodec.picture import image
+from vqcodec.options import DecodeOptions
+from vqcodec.picture import reading
 from vqcodec.picture.metrics import UInt8, installed, ms_ssim, ms_ssim_db, psnr_db
 
 __all__ = [
@@ -219,7 +220,7 @@ def _entrants(options: Options) -> list[Entrant]:
         return codec.compress(picture, quality, effort=options.effort, model=options.model)
 
     def decode(data: bytes) -> UInt8:
-        return codec.decompress_picture(data, model=options.model).rgb
+        return codec.decompress_picture(data, DecodeOptions(model=options.model)).rgb
 
     models.load(options.model)  # an unknown model is an error of the run, not of each picture
     entrants = [Entrant(OURS, options.qualities, encode, decode)]
@@ -230,7 +231,7 @@ def _entrants(options: Options) -> list[Entrant]:
 
 
 def _read(file: bytes | Path) -> UInt8:
-    return image.read_picture(file, strip=True).rgb
+    return reading.read_picture(file, strip=True).rgb
 
 
 def _warm_up(entrant: Entrant) -> None:

@@ -1,4 +1,4 @@
-"""Residual vector quantisation: latent <-> one index grid per level; codebook updates.
+"""Residual vector quantisation: latent <-> one index grid per level.
 
 Level l quantises what the levels before it left of the latent. A level coarser than the latent's
 own grid gathers blocks of f x f latent vectors and projects them by an orthonormal matrix (the
@@ -21,14 +21,11 @@ from vqcodec.config import RATE_BINS, Level, ModelConfig
 from vqcodec.limits import QUALITIES
 from vqcodec.networks.beam_search import Beam
 
-__all__ = ["Quantized", "Quantizer"]
+__all__ = ["Quantized", "Quantizer", "rate_bins"]
 
 ERRORS_AT_ONCE = 2**23  # (vector, code) pairs whose distance is held in memory
-WORTH = 0.04  # share of codes but zero below which coding a level gains nothing: experiment 10
+WORTH = 0.04  # share of non-zero codes below which coding a level gains nothing: experiment 10
 WORTH_OF_MANY = 0.02  # the same for a level of several slices: experiment 22
-TRAINING_BEAM = 4  # paths that training follows up at each position
-DEAD_COUNT = 0.02  # uses per batch, on the moving average, below which a code is dead
-ROUNDS = 8  # of k-means
 
 
 @dataclass(frozen=True)
@@ -48,10 +45,9 @@ class Quantized:
 class Quantizer(nn.Module):
     """Codebooks (S, K, d) of all levels. Code 0 is the zero vector: nothing to add."""
 
-    def __init__(self, config: ModelConfig, decay: float = 0.998, rate_decay: float = 0.99) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config, self.decay, self.rate_decay = config, decay, rate_decay
-        self.dim = config.latent_dims[-1]
+        self.config, self.dim = config, config.latent_dims[-1]
         for stride, dim in zip(config.strides, config.latent_dims, strict=True):
             rows = self.dim * (stride // config.base_stride) ** 2
             self.register_buffer(f"projection_{stride}", torch.eye(rows, dim))
@@ -60,8 +56,6 @@ class Quantizer(nn.Module):
             size, slices = level.codebook_size, level.slices
             dim = config.latent_dim(level.stride) // slices
             self.register_buffer(f"codebook_{index}", torch.zeros(slices, size, dim))
-            self.register_buffer(f"code_sum_{index}", torch.zeros(slices, size, dim))
-            self.register_buffer(f"code_count_{index}", torch.zeros(slices, size))
             self.register_buffer(f"rate_count_{index}", torch.ones(RATE_BINS, slices, size))
 
     def buffer(self, kind: str, which: int) -> Tensor:
@@ -224,8 +218,8 @@ class Quantizer(nn.Module):
             price = 1 / weight
             marginal = [self.marginal_bits(level, quality) for level in group]  # (B, S, K)
             if spec.slices == 1:
-                of = lengths[group[0] : group[-1] + 1] or marginal
-                chosen = self.assign_jointly(group, vectors, quality, of, beam, price)
+                bits_of = lengths[group[0] : group[-1] + 1] or marginal
+                chosen = self.assign_jointly(group, vectors, quality, bits_of, beam, price)
             else:
                 chosen = [self.assign(group[0], vectors, quality, marginal[0], price)]
             codes = [self.look_up(k, indices) for k, indices in zip(group, chosen, strict=True)]
@@ -263,202 +257,12 @@ class Quantizer(nn.Module):
             latent += self.scatter(total, stride, height, width)
         return latent
 
-    @torch.no_grad()
-    def update(self, latent: Tensor, quality: Tensor, weights: Tensor | None = None) -> Quantized:
-        """`forward`, then move codebooks and code lengths towards what was seen (EMA).
-
-        Codes that die out are put where a random vector of the batch lies. Source: van den Oord
-        et al. (2017), appendix A.1; revival: Jukebox (Dhariwal et al. 2020).
-        """
-        bins = rate_bins(quality)
-
-        def observe(level: int, vectors: Tensor, weights: Tensor, indices: Tensor) -> None:
-            count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-            seen, sums = self._tally(level, vectors, weights, indices)
-            count.mul_(self.decay).add_(seen, alpha=1 - self.decay)
-            total.mul_(self.decay).add_(sums, alpha=1 - self.decay)
-            self._revive(level, vectors, indices)
-            self._set_means(level)
-            rates = self.buffer("rate_count", level)
-            rates.mul_(
-                (self.rate_decay ** torch.bincount(bins, minlength=RATE_BINS))[:, None, None]
-            )
-            used = _histograms(indices, rates.shape[2])
-            rates.index_add_(0, bins, used, alpha=1 - self.rate_decay)
-
-        return self.forward(latent, quality, beam=TRAINING_BEAM, weights=weights, observe=observe)
-
-    def _tally(
-        self, level: int, vectors: Tensor, weights: Tensor, indices: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Weight (S, K) that chose each code by indices (B, n, S), weighted sum (S, K, d) of that.
-
-        Args:
-            vectors: (B, n, D_s).
-            weights: (B, n); those of the whole are made 1 on average.
-        """
-        slices, size, dim = self.buffer("codebook", level).shape
-        flat = (indices + torch.arange(slices) * size).flatten()
-        each = (weights / weights.mean())[..., None].expand(indices.shape).reshape(-1, 1)
-        rows = self.cut(level, vectors).reshape(-1, dim) * each
-        sums = torch.zeros(slices * size, dim).index_add_(0, flat, rows)
-        counts = torch.bincount(flat, each.flatten(), slices * size)
-        return counts.reshape(slices, size), sums.reshape(slices, size, dim)
-
-    def _set_means(self, level: int) -> None:
-        """Each code to the weighted mean of what chose it; code 0 stays the zero vector."""
-        count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-        codebook = self.buffer("codebook", level)
-        codebook.copy_(total / count.clamp(min=1e-6)[..., None])
-        codebook[:, 0] = 0
-
-    def _revive(self, level: int, vectors: Tensor, indices: Tensor) -> None:
-        """Put each dead code where a vector lies that some code was worth its bits for."""
-        count, total = self.buffer("code_count", level), self.buffer("code_sum", level)
-        slices, size, _ = total.shape
-        dead = count < DEAD_COUNT
-        dead[:, 0] = False
-        busy = (indices.reshape(-1, slices) > 0).T  # (S, B n)
-        dead &= busy.any(1, keepdim=True)
-        if not dead.any():
-            return
-        which, code = dead.nonzero(as_tuple=True)
-        chances = busy.float() + 1e-12
-        pick = torch.multinomial(chances, size, replacement=True)[which, code]
-        count[which, code] = 0.1
-        total[which, code] = self.cut(level, vectors).flatten(0, 1)[pick, which] * 0.1
-
-    def statistics(self) -> dict[str, list[float]]:
-        """Per level, over all qualities: marginal bits per index, perplexity, dead codes."""
-        bits: list[float] = []
-        perplexity: list[float] = []
-        dead: list[float] = []
-        for level in range(len(self.config.levels)):
-            rates = self.buffer("rate_count", level)
-            lengths = torch.log2(rates.sum(-1, keepdim=True) / rates.clamp(min=1e-9))
-            bits.append(round(float((rates * lengths).sum() / rates.sum()), 3))
-            share = rates.sum(0) / rates.sum((0, 2))[:, None]
-            entropy = -(share * share.clamp(min=1e-9).log()).sum(1)
-            perplexity.append(round(float(entropy.exp().mean()), 1))
-            dead.append(int((self.buffer("code_count", level) < DEAD_COUNT).sum()))
-        return {"marginal_bits": bits, "perplexity": perplexity, "dead_codes": dead}
-
-    @torch.no_grad()
-    def prefer_zero(self) -> None:
-        """Where a code adds next to nothing for the lambda of a quality, let zero do its work.
-
-        Training may settle on any code near the origin as the cheap one of a quality; with the
-        zero code in its place, levels that do nothing are seen to do nothing.
-        """
-        for level in range(len(self.config.levels)):
-            energy = self.buffer("codebook", level).square().sum(2)
-            rates = self.buffer("rate_count", level)
-            for row in range(RATE_BINS):
-                quality = (row + 0.5) * QUALITIES / RATE_BINS
-                idle = energy < 0.05 * self.config.lambda_at(quality)
-                moved = (rates[row] * idle).sum(1)
-                rates[row, idle] = 0
-                rates[row, :, 0] = moved
-
     def levels_worth(self, quality: float) -> int:
         """How many levels, from the first, code something other than zero at this quality."""
         row = rate_bins(torch.tensor([quality]))[0]
         shares = [self.buffer("rate_count", k)[row] for k in range(len(self.config.levels))]
         busy = [k for k, rates in enumerate(shares) if _worth(rates)]
         return max(busy, default=0) + 1
-
-    def code_lengths(self) -> list[Tensor]:
-        """Marginal code lengths in bits, (RATE_BINS, S, K) per level."""
-        middles = (torch.arange(RATE_BINS) + 0.5) * (QUALITIES / RATE_BINS)
-        return [self.marginal_bits(level, middles) for level in range(len(self.config.levels))]
-
-    def geometry(self) -> tuple[list[Tensor], dict[int, Tensor], dict[int, Tensor]]:
-        """Codebooks, sigmas and projections, as `Prior.initialise` takes them."""
-        strides, dims = self.config.strides, self.config.latent_dims
-        bases = {self.config.base_stride: torch.eye(self.dim)}
-        for stride in strides[:-1]:
-            # Rows of a projection are (channel, dy, dx) on the base grid, pixel_unshuffle's order.
-            bases[stride] = self.buffer("projection", stride)
-        steps: dict[int, Tensor] = {}
-        for coarse, fine, dim in zip(strides, strides[1:], dims[1:], strict=False):
-            whole, part = coarse // self.config.base_stride, fine // self.config.base_stride
-            factor = whole // part
-            rows = bases[coarse].reshape(self.dim, whole, whole, -1).permute(3, 0, 1, 2)
-            blocks = F.pixel_unshuffle(rows, part).flatten(2).transpose(1, 2)
-            vectors = blocks @ bases[fine] if part > 1 else blocks
-            steps[fine] = vectors.reshape(-1, factor * factor * dim).T.contiguous()
-        codebooks = [self.buffer("codebook", k) for k in range(len(self.config.levels))]
-        return codebooks, {s: self.buffer("sigma", s) for s in strides}, steps
-
-    def restart_averages(self, batch: int) -> None:
-        """Rebuild the moving averages behind the codebooks from the code lengths' counts."""
-        for level in range(len(self.config.levels)):
-            count = self.buffer("rate_count", level).mean(0) * batch
-            self.buffer("code_count", level).copy_(count)
-            self.buffer("code_sum", level).copy_(self.buffer("codebook", level) * count[..., None])
-
-    @torch.no_grad()
-    def initialise(
-        self,
-        latent: Tensor,
-        quality: Tensor,
-        progress: Callable[[float], None] | None = None,
-    ) -> None:
-        """Projections by PCA, then codebooks level by level by entropy-constrained k-means.
-
-        Args:
-            latent: (N, D, h, w) of sample crops.
-            quality: (N,) at which each crop is quantised; spread over 0..100.
-            progress: called with the share of the levels that is done, 0..1.
-        """
-        rest = latent
-        for stride in self.config.strides:
-            if stride != self.config.base_stride:
-                blocks = F.pixel_unshuffle(latent, stride // self.config.base_stride)
-                rows = blocks.transpose(0, 1).flatten(1).double()
-                _, vectors = torch.linalg.eigh(rows @ rows.T)
-                dim = self.config.latent_dim(stride)
-                self.buffer("projection", stride).copy_(vectors.flip(1)[:, :dim])
-            spread = self.gather(latent, stride).flatten(0, 1).square().mean(0).sqrt()
-            self.buffer("sigma", stride).copy_(spread)
-        for level, spec in enumerate(self.config.levels):
-            vectors = self.gather(rest, spec.stride)
-            chosen = self.look_up(level, self.fit(level, vectors, quality))
-            rest = rest - self.scatter(chosen, spec.stride, *latent.shape[2:])
-            if progress:
-                progress((level + 1) / len(self.config.levels))
-
-    @torch.no_grad()
-    def fit(self, level: int, vectors: Tensor, quality: Tensor) -> Tensor:
-        """Entropy-constrained k-means of one level on vectors (N, n, D_s).
-
-        Returns:
-            The indices (N, n, S).
-        """
-        codebook, rates = self.buffer("codebook", level), self.buffer("rate_count", level)
-        slices, size, _ = codebook.shape
-        everything = vectors, quality, torch.ones(vectors.shape[:2])
-        # Many slices take long, and each of them has vectors enough.
-        step = min(slices, max(1, len(vectors) // (2 * RATE_BINS)))
-        vectors, quality, even = (part[::step] for part in everything)
-        rows, bins = self.cut(level, vectors).flatten(0, 1), rate_bins(quality)
-        codebook.copy_(rows[torch.randint(len(rows), (size,))].transpose(0, 1))
-        codebook[:, 0] = 0
-        rates.fill_(1.0)
-        for round_ in range(ROUNDS):
-            lengths = self.marginal_bits(level, quality)
-            indices = self.assign(level, vectors, quality, lengths, even)
-            count, total = self._tally(level, vectors, even, indices)
-            self.buffer("code_count", level).copy_(count / len(quality))
-            self.buffer("code_sum", level).copy_(total / len(quality))
-            if round_ < ROUNDS - 2:
-                self._revive(level, vectors, indices)
-            self._set_means(level)
-            for which in range(RATE_BINS):
-                used = _histograms(indices[bins == which], size).sum(0)
-                rates[which] = used / max(1, int((bins == which).sum())) + 1e-3
-        vectors, quality, even = everything
-        return self.assign(level, vectors, quality, self.marginal_bits(level, quality), even)
 
 
 def _look_up(codebook: Tensor, indices: Tensor) -> Tensor:
@@ -482,14 +286,6 @@ def rate_bins(quality: Tensor) -> Tensor:
     That of the rounded quality, which the file signals: lengths of another row may be far off.
     """
     return (quality.float().round() * (RATE_BINS / QUALITIES)).long().clamp(0, RATE_BINS - 1)
-
-
-def _histograms(indices: Tensor, size: int) -> Tensor:
-    """How often indices (B, n, S) use each code: (B, S, K)."""
-    batch, _, slices = indices.shape
-    first = torch.arange(batch * slices).reshape(batch, 1, slices) * size
-    counts = torch.bincount((indices + first).flatten(), minlength=batch * slices * size)
-    return counts.float().reshape(batch, slices, size)
 
 
 def _worth(rates: Tensor) -> bool:

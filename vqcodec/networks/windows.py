@@ -1,4 +1,4 @@
-"""The networks, a tile at a time: each reads a window as wide as it sees around the tile."""
+"""The networks, a tile at a time: each reads a window as wide as its receptive field needs."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqcodec.bitstream.tiles import Tile, split
-from vqcodec.models import Model
-from vqcodec.picture import image
+from vqcodec.networks.model import Model
+from vqcodec.picture.padding import pad
 from vqcodec.resources import fast_bfloat16
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["decode", "encode", "needed", "pixels", "within"]
 
-# Up to this quality the decoder may round to bfloat16, which takes less than half of its time: it
-# costs 0.001 dB there, and 0.02 at quality 100. Experiment 46.
+# Up to this quality the decoder may compute in bfloat16, which takes less than half of its time and
+# costs 0.001 dB (0.02 dB at quality 100). Experiment 46.
 ROUGH = 64
 
 
@@ -25,7 +25,7 @@ def pixels(model: Model, rgb: NDArray[np.uint8], box: Tile) -> "Tensor":
     """A box of a picture (H, W, 3) as (1, 3, h, w) in 0..1, padded to the coarsest stride."""
     import torch
 
-    part = image.pad(rgb[box.top : box.bottom, box.left : box.right], model.config.strides[0])
+    part = pad(rgb[box.top : box.bottom, box.left : box.right], model.config.strides[0])
     return torch.from_numpy(part).permute(2, 0, 1)[None].float() / 255
 
 
@@ -90,8 +90,8 @@ def decode(
 def needed(model: Model, height: int, width: int, box: Tile) -> list[Tile]:
     """The tiles whose indices show in a box.
 
-    `decode` reads more, as it decodes whole tiles, so that a part is bit by bit that of the
-    whole picture; but what lies beyond the decoder's reach may as well be zero.
+    `decode` reads the windows of whole tiles, so that a region has the same samples as in the whole
+    picture; but indices beyond the decoder's receptive field may be zero.
     """
     padded = model.config.padded(height, width)
     seen = box.window(model.config.decoder_reach, model.config.strides[0], *padded)

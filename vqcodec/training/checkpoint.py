@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from vqcodec.errors import ModelError
+from vqcodec.files import write_atomically
+from vqcodec.training.loop import Loop
 
 __all__ = ["Checkpoint", "Saved"]
+
+FORMAT = 2  # of what a checkpoint holds; there is no reading of others
 
 
 class Saved:
@@ -38,10 +41,10 @@ class Saved:
             torch.cuda.set_rng_state(self.tensors["rng_cuda"])
         rng.bit_generator.state = self.meta["numpy_rng"]
 
-    def restore_loop(
-        self, optimizer: torch.optim.Optimizer, averaged: AveragedModel, extra: dict[str, Tensor]
-    ) -> None:
-        averaged.load_state_dict(self.section("averaged"))
+    def restore_loop(self, loop: Loop, extra: Mapping[str, Tensor]) -> None:
+        """Fill in optimizer and moving average of a loop, and the tensors of `extra`."""
+        optimizer = loop.optimizer
+        loop.averaged.load_state_dict(self.section("averaged"))
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in self.section("optimizer").items():
             index, key = name.split(".")
@@ -66,25 +69,32 @@ class Checkpoint:
         self,
         meta: dict[str, Any],
         modules: Mapping[str, nn.Module],
-        optimizer: torch.optim.Optimizer,
-        averaged: AveragedModel,
         rng: np.random.Generator,
-        extra: Mapping[str, Tensor],
+        loop: Loop | None = None,
+        extra: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Write everything that the rest of the run depends on."""
+        """Write everything that the rest of the run depends on.
+
+        Args:
+            rng: of the crops; that of torch is kept, too.
+            loop: whose optimizer and moving average go along; None between phases.
+            extra: other tensors.
+        Raises:
+            OSError: the file cannot be written; the checkpoint before it stays.
+        """
         tensors = {"rng": torch.get_rng_state()}
         if torch.cuda.is_available():
             tensors["rng_cuda"] = torch.cuda.get_rng_state()
-        for name, module in {**modules, "averaged": averaged}.items():
-            tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-        tensors |= {f"extra.{name}": value for name, value in extra.items()}
+        for name, module in modules.items():
+            tensors |= _section(name, module.state_dict())
+        if loop is not None:
+            tensors |= _section("averaged", loop.averaged.state_dict())
+            for index, state in loop.optimizer.state_dict()["state"].items():
+                tensors |= _section(f"optimizer.{index}", state)
+        tensors |= _section("extra", extra or {})
         tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        meta = {**meta, "numpy_rng": rng.bit_generator.state}
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        save_file(tensors, partial, metadata={"run": json.dumps(meta)})
-        partial.replace(self.path)
+        meta = {**meta, "format": FORMAT, "numpy_rng": rng.bit_generator.state}
+        write_atomically(self.path, serialise(tensors, {"run": json.dumps(meta)}))
 
     def load(self) -> Saved:
         """Read it back; ModelError if there is none, or it is damaged."""
@@ -94,4 +104,11 @@ class Checkpoint:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ModelError(f"{self.path}: no checkpoint to resume from: {error}") from error
+        if meta.get("format") != FORMAT:
+            raise ModelError(f"{self.path}: a checkpoint of another version of vqcodec")
         return Saved(tensors, meta)
+
+
+def _section(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Inverse of `Saved.section`."""
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}

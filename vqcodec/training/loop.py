@@ -1,4 +1,4 @@
-"""What the training phases share: optimizer, schedule, moving average, clock; meters; Ctrl-C."""
+"""What the training phases share: optimizer, schedule, moving average, clock; Ctrl-C."""
 
 import math
 import signal
@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-__all__ = ["Loop", "Meter", "Record", "deferred_interrupts"]
-
-Record = dict[str, Any]
+__all__ = ["Loop", "deferred_interrupts"]
 
 
 class Loop:
@@ -71,29 +69,6 @@ class Loop:
             nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimizer.step()
         self.averaged.update_parameters(self.model)
-
-
-class Meter:
-    """Means of what a loop measured, per key, since they were last read."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, Tensor] = {}
-        self.start = time.monotonic()
-
-    def add(self, key: str, slots: Tensor, values: Tensor, size: int) -> None:
-        """Add values (n,) to the means of their slots (n,) in 0..size - 1."""
-        total = self.sums.setdefault(key, torch.zeros(size))
-        count = self.counts.setdefault(key, torch.zeros(size))
-        total.index_add_(0, slots, values)
-        count.index_add_(0, slots, torch.ones(len(values)))
-
-    def read(self, digits: int = 3) -> Record:
-        means = {k: self.sums[k] / self.counts[k].clamp(min=1) for k in self.sums}
-        record: Record = {k: [round(v, digits) for v in m.tolist()] for k, m in means.items()}
-        record["seconds"] = time.monotonic() - self.start
-        self.__init__()  # type: ignore[misc]
-        return record
 
 
 @contextmanager

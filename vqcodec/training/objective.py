@@ -12,11 +12,14 @@ from vqcodec.encoder.refine import refine
 from vqcodec.networks.autoencoder import Autoencoder
 from vqcodec.networks.quantizer import Quantizer, rate_bins
 from vqcodec.prior.network import Prior
+from vqcodec.training.codebook_learning import CodebookLearner
+from vqcodec.training.precision import autocast
 
 __all__ = [
     "REFINEMENT_STEPS",
     "AutoencoderObjective",
     "DecoderObjective",
+    "update_averages",
     "refine_as_coding",
     "prior_loss",
     "proxy_bits",
@@ -49,6 +52,24 @@ def spread_quality(count: int) -> Tensor:
     return (torch.arange(count) + torch.rand(count)) * (100 / count)
 
 
+def update_averages(averages: Tensor, bins: Tensor, values: Tensor, rate: float) -> None:
+    """Let moving averages, one per bin, take in what a batch has of each.
+
+    Every value counts: n of them in a bin weigh as they would one after another, in no order.
+
+    Args:
+        averages: (bins,), changed in place; NaN where there was no value yet.
+        bins: (B,) int64, the bin of each value.
+        values: (B,).
+        rate: weight of one new value, 0..1.
+    """
+    counts = torch.bincount(bins, minlength=len(averages))
+    means = torch.zeros_like(averages).index_add_(0, bins, values) / counts.clamp(min=1)
+    weights = 1 - (1 - rate) ** counts
+    moved = torch.where(averages.isnan(), means, averages.lerp(means, weights))
+    averages.copy_(torch.where(counts > 0, moved, averages))
+
+
 class AutoencoderObjective:
     """(D + commitment + lambda R) / D of each picture of a batch, averaged.
 
@@ -62,31 +83,32 @@ class AutoencoderObjective:
     def __call__(
         self,
         autoencoder: Autoencoder,
-        quantizer: Quantizer,
+        learner: CodebookLearner,
         x: Tensor,
         quality: Tensor,
         steps: int = 0,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (), and per picture: `mse`, `bpp` (marginal), `commit` (latent error as an mse).
+        """Loss (), and per picture: `mse`, `bpp` (marginal), `loss`, `commit` (latent mse).
 
         Args:
             x: (B, 3, H, W) in 0..1.
             quality: (B,) in 0..100.
             steps: how often the latent is refined before it is quantised, as coding does.
         """
+        quantizer = learner.quantizer
         lambdas = quantizer.lambdas(quality)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             latent = autoencoder.encode(x, quality)
         weights = weights_for(quantizer.config, x)
 
         refined = refine_as_coding(autoencoder, quantizer, latent.detach(), x, quality, steps)
-        quantized = quantizer.update(refined, quality, weights)
+        quantized = learner.update(refined, quality, weights)
         target = quantized.latent
         if torch.rand(()) < PARTIAL_LEVELS:
             levels = int(torch.randint(1, len(quantized.grids) + 1, ()))
             target = quantizer.dequantize(quantized.grids[:levels], *latent.shape[2:])
         y = latent + (target - latent).detach()  # straight-through gradient
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             picture = autoencoder.decode(y, quality)
 
         pixels = x.shape[2] * x.shape[3]
@@ -98,12 +120,13 @@ class AutoencoderObjective:
         bpp = quantized.bits / pixels
         bins = rate_bins(quality)
         ratio = (bpp / proxy.detach()).clamp(0.1, 10)
-        self.bits_per_proxy[bins] = self.bits_per_proxy[bins].lerp(ratio, 0.01)
+        update_averages(self.bits_per_proxy, bins, ratio, 0.01)
         rate = lambdas * self.bits_per_proxy[bins] * proxy
         total = (loss + COMMITMENT * commitment + rate) / loss.detach().clamp(min=1e-5)
         squares = (picture.detach() - x).square().flatten(1).mean(1)
         parts = {"mse": squares, "bpp": bpp}
         parts["commit"] = left.detach().flatten(1).sum(1) / (3 * pixels)
+        parts["loss"] = total.detach()
         return total.mean(), parts
 
 
@@ -147,7 +170,7 @@ class DecoderObjective:
         stride = quantizer.config.base_stride
         height, width = (side // stride for side in x.shape[2:])
         latent = quantizer.dequantize(kept, height, width, codebooks)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             picture = autoencoder.decode(latent, quality)
         loss, _ = distortion(picture, x, weights_for(quantizer.config, x))
         error = loss.detach().clamp(min=1e-6)
@@ -155,7 +178,7 @@ class DecoderObjective:
         if whole:
             bins = rate_bins(quality)
             usual = torch.where(self.usual[bins].isnan(), error.log(), self.usual[bins])
-            self.usual[bins] = usual.lerp(error.log(), 0.02)
+            update_averages(self.usual, bins, error.log(), 0.02)
             own = self.OWN[quantizer.config.tune]
             say = ((1 - own) * (error.log() - usual)).exp().clamp(self.LEAST, self.MOST)
         return (say * loss / error).mean(), (picture.detach() - x).square().flatten(1).mean(1)
@@ -172,7 +195,7 @@ def refine_as_coding(
     """Latents (B, D, h, w) as coding refines them, in so many steps."""
 
     def decode(y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type):
             return autoencoder.decode(y, quality)
 
     weights = weights_for(quantizer.config, x)
@@ -203,7 +226,7 @@ def prior_loss(
         if not len(rows):
             continue
         some = [grid[rows] for grid in grids[: level + 1]]
-        with torch.autocast(quality.device.type, torch.bfloat16):
+        with autocast(quality.device.type):
             bits = prior.coded_bits(some, quality[rows], level)
         total = total + bits.sum() / (pixels * len(quality))
         per_index[level] = float(bits.detach().sum()) / some[level].numel()
