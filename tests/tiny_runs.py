@@ -17,6 +17,7 @@ def tiny_options(tmp_path: Path, **changes: Any) -> TrainOptions:
         batch=4,
         crop=64,
         prior_share=0.5,
+        encoder_share=0.0,
         drawings=64,
         samples=40,
     )

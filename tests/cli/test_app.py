@@ -704,10 +704,10 @@ def test_train_passes_its_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
     training.run = run_training  # type: ignore[attr-defined]
     install(monkeypatch, "training.train", training)
-    line = "train . --minutes 0.5 --seed 4 --prior-share 0.2 -o w.safetensors"
+    line = "train . --minutes 0.5 --seed 4 --prior-share 0.2 --encoder-share 0.1 -o w.safetensors"
     result = run(*line.split())
     assert result.exit_code == 1
-    wanted = {"data": Path(), "minutes": 0.5, "seed": 4, "prior_share": 0.2}
+    wanted = {"data": Path(), "minutes": 0.5, "seed": 4, "prior_share": 0.2, "encoder_share": 0.1}
     wanted |= {"output": Path("w.safetensors"), "threads": 0, "device": "auto"}
     assert vars(seen[0]) == wanted  # and nothing that was not given
     assert result.stderr.splitlines() == [

@@ -144,7 +144,17 @@ def train(
             max=1,
             callback=finite,
             show_default="0.4",
-            help="Share of the time for training the prior.",
+            help="Share of the time for training the prior, of what --encoder-share leaves.",
+        ),
+    ] = None,
+    encoder_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            show_default="0.15",
+            help="Share of the time, at the end, in which the encoder learns from refinement.",
         ),
     ] = None,
     seed: Annotated[
@@ -186,6 +196,7 @@ def train(
         "steps": steps,
         "init": init,
         "prior_share": prior_share,
+        "encoder_share": encoder_share,
         "seed": seed,
         "batch": batch,
     }

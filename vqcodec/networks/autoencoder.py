@@ -101,6 +101,10 @@ class Autoencoder(nn.Module):
         self.fine_blocks = Blocks(fine, n_fine)
         self.decoder_out = zero(nn.Conv2d(fine, 3 * (self.stride // 2) ** 2, 3, padding=1))
 
+    def encoder_branch(self) -> nn.ModuleList:
+        """The networks that `encode` alone uses; the quality's embedding is the decoder's, too."""
+        return nn.ModuleList([self.encoder_in, self.encoder_blocks, self.encoder_out])
+
     def decoder_branch(self) -> nn.ModuleList:
         """The networks that `decode` alone uses; the quality's embedding is the encoder's, too."""
         ends = self.decoder_in, self.down, self.up, self.refine, self.decoder_out

@@ -1,4 +1,4 @@
-"""The two phases of training, a plain loop each: autoencoder and codebooks, then the prior."""
+"""The first two phases, a plain loop each: autoencoder and codebooks, then the prior."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -83,7 +83,7 @@ def prior_phase(state: Run, checkpoint: Checkpoint, saved: Saved | None) -> None
             codebooks: CODEBOOK_PEAK,
         }
     loop = state.loop("prior", peaks, average=0.998)
-    begun = saved is not None and saved.meta["phase"] == loop.name
+    begun = saved is not None and saved.meta["phase"] != "autoencoder"
     if not (state.pretrained or begun):
         state.prior.initialise(code_lengths(state.quantizer), *geometry(state.quantizer))
     extra = {"usual": decoder.usual, "units": codebooks.units} if state.pretrained else {}

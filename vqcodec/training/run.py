@@ -23,7 +23,18 @@ __all__ = ["Keeper", "Run", "TrainOptions", "checkpoint_of", "finish"]
 CHECKPOINT_MINUTES = 2.0
 FINISHED = "finished"  # phase of the checkpoint of a run that came to its end
 # Options that a resumed run takes from its checkpoint; others are of the machine or of the start.
-KEPT = ["data", "minutes", "prior_share", "seed", "steps", "batch", "crop", "drawings", "samples"]
+KEPT = [
+    "data",
+    "minutes",
+    "prior_share",
+    "encoder_share",
+    "seed",
+    "steps",
+    "batch",
+    "crop",
+    "drawings",
+    "samples",
+]
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,8 @@ class TrainOptions:
             be the configuration of these weights. Ignored with `config` and `resume`.
         tune: None leaves what the configuration says; ignored with `resume`.
         minutes: of the whole run, over all its sessions, start-up included.
-        prior_share: part of the minutes that goes to the prior, 0..1.
+        prior_share: part of the minutes that goes to the prior, 0..1, of what the encoder leaves.
+        encoder_share: part of the minutes that goes to the encoder's last phase, 0..1.
         resume: continue from the checkpoint beside `output`; `resumed` gives the options to it.
             A run that was finished needs more minutes or steps than it had.
         init: weights file to start from.
@@ -58,6 +70,7 @@ class TrainOptions:
     tune: Tuning | None = None
     minutes: float = 30.0
     prior_share: float = 0.4
+    encoder_share: float = 0.15
     resume: bool = False
     init: Path | None = None
     seed: int = 0
@@ -91,7 +104,12 @@ class TrainOptions:
 
     def shares(self) -> dict[str, float]:
         """The phases in their order, and the part of the time that each takes, 0..1."""
-        return {"autoencoder": 1 - self.prior_share, "prior": self.prior_share}
+        others = 1 - self.encoder_share
+        return {
+            "autoencoder": others * (1 - self.prior_share),
+            "prior": others * self.prior_share,
+            "encoder": self.encoder_share,
+        }
 
 
 def checkpoint_of(output: Path) -> Checkpoint:

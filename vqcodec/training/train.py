@@ -18,6 +18,7 @@ from vqcodec.prior.freeze import freeze, unfrozen
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.probe import probe
 from vqcodec.training import startup
+from vqcodec.training.encoder_start import encoder_phase
 from vqcodec.training.journal import Log, Record
 from vqcodec.training.loop import deferred_interrupts
 from vqcodec.training.phases import autoencoder_phase, prior_phase
@@ -98,7 +99,7 @@ def _run(options: TrainOptions, log: Log) -> None:
                 write({"phase": "start-up", "note": "no time is left to train in"})
             begun = True
             with deferred_interrupts() as state.interrupted:
-                for phase in (autoencoder_phase, prior_phase):
+                for phase in (autoencoder_phase, prior_phase, encoder_phase):
                     phase(state, checkpoint, saved)
             _save(state)
             finish(state, checkpoint)
