@@ -39,7 +39,7 @@ def whole(model: str) -> bytes:
         ("damaged", r"^1 of 1 tiles are damaged", False),
         ("checksum", r"^the payload's checksum is wrong", True),
         ("profile", r"^its .* is lost$", True),
-        ("surplus", r"^3 bytes behind the end", True),
+        ("surplus", r"^3 bytes after the end", True),
     ],
 )
 def test_every_loss_is_told(

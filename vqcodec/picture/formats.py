@@ -14,7 +14,7 @@ __all__ = ["FORMATS", "SUFFIXES", "Untested", "identify"]
 
 FORMATS: Final[dict[str, tuple[str, ...]]] = {  # Pillow's name -> suffixes
     "AVIF": (".avif",),
-    "BMP": (".bmp", ".dib"),
+    "BMP": (".bmp",),
     "GIF": (".gif",),
     "HEIF": (".heic", ".heif", ".hif"),
     "JPEG": (".jfif", ".jpe", ".jpeg", ".jpg", ".mpo"),
