@@ -33,7 +33,7 @@ from vqcodec.cli.parameters import (
     print_version,
     use_threads,
 )
-from vqcodec.config import Tuning
+from vqcodec.config import PRESETS, Tuning
 
 __all__ = ["app"]
 
@@ -65,7 +65,7 @@ def main(
         typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Compress pictures with a residual VQ-VAE and an autoregressive prior."""
+    """Compress photographs into small .vqc files by a neural network, and read them again."""
 
 
 for command in (coding.compress, coding.decompress, coding.info, coding.verify):
@@ -80,26 +80,36 @@ def train(
             metavar="DATA_DIR",
             exists=True,
             file_okay=False,
-            help="Pictures; without it, training draws its own.",
+            help="Folder of photographs; without it, training draws its own pictures.",
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default="photo", help="Configuration.")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            show_default="photo",
+            help=f"Configuration of the model: {', '.join(PRESETS)}.",
+        ),
     ] = None,
     tune: Annotated[
         Tuning | None,
-        typer.Option(help="What to train for; without it, as the configuration or --init says."),
+        typer.Option(help="What to train for; without it, what --preset or --init was made for."),
     ] = None,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="OUT", help="Weights file to write.")
     ] = Path("weights.safetensors"),
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, callback=finite, show_default="30", help="Time to take."),
+        typer.Option(
+            min=0, callback=finite, show_default="30", help="Time to train, without the start."
+        ),
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on where OUT stopped, as then but for what is given."),
+        typer.Option(
+            "--resume",
+            help="Continue from OUT.checkpoint, with the options of then but for those given now.",
+        ),
     ] = False,
     init: Annotated[
         Path | None,
@@ -112,25 +122,32 @@ def train(
             max=1,
             callback=finite,
             show_default="0.4",
-            help="Part of the time for the prior.",
+            help="Share of the time for the prior; the networks have the rest.",
         ),
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=2**63 - 1, show_default="0", help="Of all that is random."),
+        typer.Option(min=0, max=2**63 - 1, show_default="0", help="Seed of all random numbers."),
     ] = None,
     threads: Annotated[int, typer.Option(min=0, metavar="N", help="CPU threads; 0 takes all.")] = 0,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str, typer.Option(metavar="NAME", help="Where to train: auto, cpu or cuda.")
+    ] = "auto",
     batch: Annotated[
         int | None,
-        typer.Option(min=0, metavar="N", show_default="0", help="Crops a step; 0 decides."),
+        typer.Option(
+            min=0,
+            metavar="N",
+            show_default="0",
+            help="Crops of pictures in a step; 0: 8 on a CPU, 64 on a GPU.",
+        ),
     ] = None,
     force: Force = False,
 ) -> None:
-    """Train a model, by default on drawn pictures; the log goes to OUT.jsonl.
+    """Train a model on a folder of photographs; the log goes to OUT.jsonl.
 
-    Ctrl-C or SIGTERM ends the step and keeps everything in OUT.checkpoint; before the first
-    step, it leaves nothing.
+    Ctrl-C or SIGTERM ends the run after the current step and leaves OUT.checkpoint, from which
+    --resume continues; before the first step, it leaves nothing.
     """
     if resume and (preset or tune or init):
         raise typer.BadParameter("--resume goes on with its model: no --preset, --tune or --init")
@@ -194,7 +211,7 @@ def sample(
     threads: Threads = None,
     force: Force = False,
 ) -> None:
-    """Draw new pictures from the prior, as one contact sheet."""
+    """Draw new pictures from the prior, the model of what is likely; write one contact sheet."""
     use_threads(threads)
     width, height = parse_size(dimensions, count)
     suffix = picture_suffix(output)
@@ -221,7 +238,10 @@ def demo(
     picture: Annotated[
         Path | None,
         typer.Argument(
-            exists=True, dir_okay=False, help="Picture to try; without it, one is drawn."
+            metavar="PICTURE",
+            exists=True,
+            dir_okay=False,
+            help="Picture to try; without it, a photograph that comes with vqcodec.",
         ),
     ] = None,
     output: Annotated[
@@ -229,7 +249,7 @@ def demo(
     ] = Path("demo"),
     force: Force = False,
 ) -> None:
-    """Try the codec on one picture: bytes, bits per pixel and PSNR at three qualities."""
+    """Try the codec on one picture at three qualities: bytes, bits per pixel, PSNR, seconds."""
     from vqcodec.cli.demo import demo as trials
 
     print("quality    bytes    bpp  PSNR dB  encode s  decode s")
@@ -253,7 +273,7 @@ def evaluate(
         str, typer.Option(metavar="Q,Q,...", help="Qualities of vqcodec to measure.")
     ] = "5,20,30,40,50,60,70,80,95",
     baselines: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Codecs to compare with; none for no others.")
+        str, typer.Option(metavar="NAME,...", help="Codecs to compare with, or none.")
     ] = "jpeg,webp,avif,jpeg2000",
     effort: Effort = 1,
     model: ModelName = "photo",
@@ -261,7 +281,7 @@ def evaluate(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure bytes and quality over all pictures below DIR; write tables and plots."""
+    """Measure bytes and quality of vqcodec and other codecs over all pictures below DIR."""
     from vqcodec.evaluation import evaluate as evaluation
     from vqcodec.evaluation import report as results
     from vqcodec.evaluation.baselines import BASELINES
@@ -303,7 +323,7 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
-    """Check that the prior gives the same numbers with every arithmetic of this machine.
+    """Check that this machine computes exactly what decoding needs, in every way that it can.
 
     Exit status 0 if it does.
     """
