@@ -151,7 +151,7 @@ def decompress(
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
-    """Decompress .vqc files into pictures, beside them or at OUT: PNG, or as OUT ends."""
+    """Decompress .vqc files into PNG files beside them, or at OUT in the format of its suffix."""
     use_threads(threads)
     suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
     options = DecodeOptions(
