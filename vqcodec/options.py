@@ -26,7 +26,7 @@ class Callbacks:
     """Functions that are called while the work goes on.
 
     Attributes:
-        notes: called with a sentence for each thing that is lost or changed besides the pixels.
+        notes: called with a sentence for each conversion, loss or missed target.
         found: called with the quality, the one given or the one that met the target.
         progress: called with the share of the work done, 0..1.
     """
@@ -51,8 +51,8 @@ class EncodeOptions:
     """How to compress a picture.
 
     Attributes:
-        quality: 0..100, whole or not; bytes and PSNR grow with it. Between the ends, smooth pictures
-            are coded somewhat finer and busy ones coarser (`encoder.allocation`).
+        quality: 0..100, whole or not; bytes and PSNR grow with it. Between the ends, smooth
+            pictures are coded somewhat finer and busy ones coarser (`encoder.allocation`).
         bpp: instead of a quality, bits of the whole file per pixel: hit within 2 %, else the
             nearest that a quality gives.
         size: instead, bytes of the whole file: never exceeded, and at most 2 % less where a
