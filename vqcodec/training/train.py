@@ -1,8 +1,8 @@
 """Training: one plain loop per phase, resumable. First autoencoder and codebooks, then the prior.
 
-Both phases are sized in minutes, so a run ends when it was told to, annealed. A checkpoint holds
-everything that the rest of the run depends on: weights, optimizer, moving average, clocks, and the
-states of the random generators.
+Both phases are sized in minutes, so a run ends on time, with a learning rate that has fallen to
+zero. A checkpoint holds everything that the rest of the run depends on: weights, optimizer, moving
+average, clocks, and the states of the random generators.
 """
 
 import json
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vqcodec import models
 from vqcodec.config import PRESETS, ModelConfig, Tuning
-from vqcodec.encoder.code_lengths import mixed, single
+from vqcodec.encoder.code_lengths import mixed, single_slice_levels
 from vqcodec.encoder.perception import weights_for
 from vqcodec.errors import ModelError, memory_errors
 from vqcodec.limits import QUALITIES
@@ -327,7 +327,7 @@ def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor
         )
         weights = weights_for(state.config, x)
         choose = partial(state.quantizer, latent, quality, weights=weights)
-        first = choose(levels=single(state.config.levels), beam=FIRST_BEAM).grids
+        first = choose(levels=single_slice_levels(state.config.levels), beam=FIRST_BEAM).grids
         lengths = _lengths(state, first, quality, coded)
         return list(choose(beam=CODING_BEAM, lengths=lengths).grids)
 
@@ -335,7 +335,7 @@ def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor
 def _lengths(state: Run, grids: Sequence[Tensor], quality: Tensor, coded: Tensor) -> list[Tensor]:
     """What the prior expects, given a first choice; what is marginal of levels not coded."""
     lengths = []
-    for level in range(single(state.config.levels)):
+    for level in range(single_slice_levels(state.config.levels)):
         with torch.autocast(quality.device.type, torch.bfloat16):
             scores = state.prior(grids, quality, level).squeeze(3).flatten(1, 2)
         real = scores.log_softmax(2).mul_(-1 / math.log(2))
