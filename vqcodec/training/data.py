@@ -26,7 +26,7 @@ def load_folder(folder: Path, smallest: int, note: Callable[[str], None]) -> lis
 
     Args:
         smallest: pictures with a shorter side are left out.
-        note: told what was left out.
+        note: called with a sentence on what was left out.
     Raises:
         ImageError: the folder has no picture that can be used.
     """

@@ -43,9 +43,10 @@ __all__ = ["TrainOptions", "run"]
 
 LOG_STEPS = 50
 REFINING_FROM = 0.5  # of a first run on; before, networks change more than a refinement step finds
-TURNS = 4  # of the prior with the same crops, for other levels: choosing codes takes longer
-FIRST_BEAM, CODING_BEAM = 4, 16  # paths when the prior is trained; coding follows up 12 and 48
-CONTINUED = 0.4  # of the learning rate, where weights were trained before: experiments 23, 26
+# Steps of the prior with the same crops, each for other levels: choosing codes takes longer.
+TURNS = 4
+FIRST_BEAM, CODING_BEAM = 4, 16  # paths when the prior is trained; `compress` has 12 and 48
+CONTINUED = 0.4  # share of the learning rate for weights trained before: experiments 23, 26
 # Learning rates of the decoder network on what coding chooses: experiment 48.
 DECODER_PEAKS: dict[Tuning, float] = {"psnr": 6e-5, "ssim": 1.5e-4}
 CODEBOOK_PEAK = 5e-4  # of codebooks, in units of their size: experiment 50
@@ -318,7 +319,7 @@ def _turns(config: ModelConfig) -> Iterator[list[int]]:
 
 
 def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor]:
-    """The grids of all levels as coding chooses them, which codes the first `coded` (B,)."""
+    """The grids of all levels as coding would choose them, of which it codes the first `coded`."""
     with torch.no_grad():
         with torch.autocast(x.device.type, torch.bfloat16):
             latent = state.autoencoder.encode(x, quality)
@@ -333,7 +334,7 @@ def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor
 
 
 def _lengths(state: Run, grids: Sequence[Tensor], quality: Tensor, coded: Tensor) -> list[Tensor]:
-    """What the prior expects, given a first choice; what is marginal of levels not coded."""
+    """Code lengths of the prior, given a first choice; marginal ones for levels not coded."""
     lengths = []
     for level in range(single_slice_levels(state.config.levels)):
         with torch.autocast(quality.device.type, torch.bfloat16):
