@@ -79,7 +79,7 @@ def compress(
         The bytes of a `.vqc` file.
     Raises:
         ImageError: the picture cannot be read or coded; also if there is no such file.
-        ModelError: no such model; or `check` found that its arithmetic is not exact here.
+        ModelError: no such model; or `check` found that the file does not decode here.
         TargetError: no quality meets the target; the message says what can be had.
         TypeError, ValueError: an option has the wrong type, is out of range, or excludes another.
     """

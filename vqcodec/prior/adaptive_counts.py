@@ -25,7 +25,7 @@ PSEUDO_COUNT = 3 * ONE  # of each code, as if it had come and been expected befo
 MEMORY = 64 * ONE  # a code is not expected more often than this: so later wavefronts count
 STEP = 16  # steps of a correction in one step of a logit
 UNIT = STEP * LOGIT_UNIT  # steps of a correction per nat
-LARGEST = 16.0 * UNIT  # correction
+LARGEST = 16.0 * UNIT  # bound of a correction
 
 
 class AdaptiveCounts:

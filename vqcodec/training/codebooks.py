@@ -19,7 +19,8 @@ __all__ = ["Codebooks"]
 class Codebooks(nn.Module):
     """The codebooks (S, K, d) of all levels, each in a unit near its size.
 
-    So one learning rate suits all. Units are powers of two, so that nothing is lost on the way here and back.
+    So one learning rate suits all. Units are powers of two, so that nothing is lost on the way here
+    and back.
     """
 
     units: Tensor  # (levels,)

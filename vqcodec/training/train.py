@@ -42,7 +42,8 @@ from vqcodec.training.run import Keeper, Report, Run, TrainOptions, checkpoint_o
 __all__ = ["TrainOptions", "run"]
 
 LOG_STEPS = 50
-REFINING_FROM = 0.5  # of a first run on; before, networks change more than a refinement step finds
+# Share of a first run after which latents are refined; before, networks change too much for it.
+REFINING_FROM = 0.5
 # Steps of the prior with the same crops, each for other levels: choosing codes takes longer.
 TURNS = 4
 FIRST_BEAM, CODING_BEAM = 4, 16  # paths when the prior is trained; `compress` has 12 and 48
