@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-INTERVAL = 0.2  # seconds between two looks at the memory
+INTERVAL = 0.2  # seconds between two readings of the memory
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from helpers import TINY
 
 from vqcodec import limits
 from vqcodec.options import ignore
+from vqcodec.resources import wait_passively
+
+wait_passively()  # before torch loads: spinning threads slow a busy machine down
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vqcodec import models
 from vqcodec.bitstream.tiles import Tile
-from vqcodec.decoder.decode import decode_grids
+from vqcodec.decoder.decode import reconstruct
 from vqcodec.options import SampleOptions
 from vqcodec.picture.picture import Picture
 from vqcodec.prior.wavefront_scan import Step, scan
@@ -40,7 +40,7 @@ def draw_pictures(options: SampleOptions) -> Iterator[Picture]:
         grids = scan(model.prior, shapes, options.quality, draw, batch=len(rngs))
         for k in range(len(rngs)):
             own = [grid[k] for grid in grids]
-            yield Picture(rgb=decode_grids(model, own, options.quality, (height, width), box))
+            yield Picture(rgb=reconstruct(model, own, options.quality, (height, width), box))
 
 
 def _draw(

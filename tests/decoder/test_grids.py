@@ -103,13 +103,15 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
                 np.testing.assert_array_equal(got, want[0].numpy())
 
 
-def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refinement_sees_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With margins as wide as the picture, tiles are searched as the whole picture is."""
 
-    def look(_: object, decode: object, latent: torch.Tensor, *rest: object, safe: bool) -> Any:
+    def shifted(
+        _: object, decode: object, latent: torch.Tensor, *rest: object, keep_best: bool
+    ) -> Any:
         return latent + 0.3 * latent.amax((2, 3), keepdim=True)  # of all that it is shown
 
-    monkeypatch.setattr(refine, "refine", look)
+    monkeypatch.setattr(refine, "refine", shifted)
 
     def found(side: int, margin: int) -> list[Index]:
         monkeypatch.setattr(limits, "TILE", side)
@@ -123,7 +125,7 @@ def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyP
     assert same(found(32, 96), whole) and not same(found(32, 0), whole)
 
 
-def test_looks_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refinement_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source, autoencoder = picture(96, 64), models.load(model).autoencoder
     sizes, errors, plain = [], [], autoencoder.decode
 
@@ -147,7 +149,7 @@ def test_looks_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_last_choice_goes_by_expected_lengths(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where they make all but the zero code dear, all is zero; without looks none are asked for."""
+    """If only the zero code is cheap, all is zero; without refinement steps none are asked for."""
 
     def dear(
         model: models.Model,

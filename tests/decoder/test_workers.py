@@ -1,4 +1,4 @@
-"""readers.py: several processes read what one reads, and nothing hangs on them."""
+"""workers.py: several processes read what one reads, and nothing hangs on them."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""lengths.py: what codes cost for the exact prior, as the search is told."""
+"""code_lengths.py: what each code costs by the prior, as the search takes it."""
 
 from pathlib import Path
 

@@ -66,7 +66,7 @@ def main(
         typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Compress pictures with a residual VQ-VAE and an autoregressive prior."""
+    """Compress photographs into small .vqc files by a neural network, and read them again."""
 
 
 for command in (coding.compress, coding.decompress, coding.info, coding.verify):
@@ -245,7 +245,7 @@ def sample(
     threads: Threads = None,
     force: Force = False,
 ) -> None:
-    """Draw new pictures from the prior, as one contact sheet."""
+    """Draw new pictures from the prior, the model of what is likely; write one contact sheet."""
     use_threads(threads)
     width, height = parse_size(dimensions, count)
     suffix = picture_suffix(output)
@@ -272,7 +272,10 @@ def demo(
     picture: Annotated[
         Path | None,
         typer.Argument(
-            exists=True, dir_okay=False, help="Picture to try; without it, one is drawn."
+            metavar="PICTURE",
+            exists=True,
+            dir_okay=False,
+            help="Picture to try; without it, a photograph that comes with vqcodec.",
         ),
     ] = None,
     output: Annotated[
@@ -280,7 +283,7 @@ def demo(
     ] = Path("demo"),
     force: Force = False,
 ) -> None:
-    """Try the codec on one picture: bytes, bits per pixel and PSNR at three qualities."""
+    """Try the codec on one picture at three qualities: bytes, bits per pixel, PSNR, seconds."""
     from vqcodec.cli.demo import demo as trials
 
     print("quality    bytes    bpp  PSNR dB  encode s  decode s")
@@ -304,7 +307,7 @@ def evaluate(
         str, typer.Option(metavar="Q,Q,...", help="Qualities of vqcodec to measure.")
     ] = "5,20,30,40,50,60,70,80,95",
     baselines: Annotated[
-        str, typer.Option(metavar="NAME,...", help="Codecs to compare with; none for no others.")
+        str, typer.Option(metavar="NAME,...", help="Codecs to compare with, or none.")
     ] = "jpeg,webp,avif,jpeg2000",
     effort: Effort = 1,
     model: ModelName = "photo",
@@ -312,7 +315,7 @@ def evaluate(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure bytes and quality over all pictures below DIR; write tables and plots."""
+    """Measure bytes and quality of vqcodec and other codecs over all pictures below DIR."""
     from vqcodec.evaluation import evaluate as evaluation
     from vqcodec.evaluation import report as results
     from vqcodec.evaluation.baselines import BASELINES
@@ -354,7 +357,7 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
-    """Check that the prior gives the same numbers with every arithmetic of this machine.
+    """Check that this machine computes exactly what decoding needs, in every way that it can.
 
     Exit status 0 if it does.
     """

@@ -64,13 +64,14 @@ def compress(
         bool,
         typer.Option(
             "--any-format",
-            help="Also take picture formats that no test covers, as Pillow reads them.",
+            help="Also take formats that vqcodec's tests do not cover, as Pillow reads them.",
         ),
     ] = False,
     check: Annotated[
         bool,
         typer.Option(
-            "--verify/--no-verify", help="Decode each file again before it is written, as a check."
+            "--verify/--no-verify",
+            help="Decode each file, all but the pixels, before it is written, as a check.",
         ),
     ] = True,
     max_pixels: MaxPixels = limits.MAX_PIXELS,
@@ -82,8 +83,8 @@ def compress(
 ) -> None:
     """Compress pictures into .vqc files, beside them or at OUT.
 
-    Set the quality with -q, or give a target with --bpp, --size or --psnr; it is searched for per
-    picture (4 to 5 encodes).
+    Set the quality with -q, or give a target with --bpp, --size or --psnr: then each picture is
+    compressed 4 or 5 times, at most 12, to find the quality.
     """
     use_threads(threads)
     one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
@@ -150,7 +151,7 @@ def decompress(
     as_json: Json = False,
     recursive: Recursive = False,
 ) -> None:
-    """Decompress .vqc files into pictures: PNG, or the format that the name of OUT implies."""
+    """Decompress .vqc files into PNG files beside them, or at OUT in the format of its suffix."""
     use_threads(threads)
     suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
     options = DecodeOptions(

@@ -35,7 +35,7 @@ PATIENCE = 0.7  # seconds of one job before it gets a progress bar
 INTERVAL = 30.0  # seconds between lines of long work, where there is no terminal
 EXPECTED = (VqcodecError, OSError, MemoryError)
 
-Advance = Callable[[float], None]  # told the share of a job that is done, 0..1
+Advance = Callable[[float], None]  # called with the share of a job that is done, 0..1
 
 
 class Report:

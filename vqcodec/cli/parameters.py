@@ -129,8 +129,8 @@ Recursive = Annotated[
     typer.Option(
         "-r",
         "--recursive",
-        help="Process directories recursively (symlinked ones are skipped), mirroring their "
-        "structure in OUT.",
+        help="Also take directories, with all below them (symlinked ones are skipped); OUT gets "
+        "the same structure.",
     ),
 ]
 Region = Annotated[
@@ -143,7 +143,11 @@ Region = Annotated[
 ]
 Levels = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Use only the first N levels: a coarser picture."),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Use only the first N levels of detail (photo has 13): a coarser picture.",
+    ),
 ]
 MaxPixels = Annotated[
     int,
@@ -166,7 +170,8 @@ Workers = Annotated[
         min=1,
         metavar="N",
         show_default="processors, up to 4",
-        help="Processes that decode the tiles of a large picture in parallel.",
+        help="Processes that decode the tiles of a large picture in parallel; in compress, for "
+        "--verify.",
     ),
 ]
 Threads = Annotated[
@@ -176,8 +181,8 @@ Threads = Annotated[
         min=1,
         metavar="N",
         show_default="as many as processors",
-        help="Threads of each process. Files and pixels may differ slightly between numbers of "
-        "threads; the indices that a file holds do not.",
+        help="Threads of each process. With another number, compress may write slightly other "
+        "files, and pixels may differ by a grey level.",
     ),
 ]
 Effort = Annotated[
@@ -220,14 +225,14 @@ Psnr = Annotated[
     typer.Option(
         metavar="DB",
         callback=positive,
-        help="Instead of -q: the PSNR to reach, with the smallest file.",
+        help="Instead of -q: the PSNR in dB to reach, with the smallest file.",
     ),
 ]
 Tune = Annotated[
     Tuning | None,
     typer.Option(
         show_default="psnr",
-        help="What to optimise: squared error (PSNR), or perceived quality (MS-SSIM).",
+        help="What to optimise: squared error (psnr), or perceived quality (ssim: MS-SSIM).",
     ),
 ]
 ModelOrTune = Annotated[

@@ -17,9 +17,9 @@ from vqcodec.picture import opacity
 from vqcodec.picture.picture import Picture
 from vqcodec.prior.arithmetic import fastest_with_torch
 
-__all__ = ["decode_grids", "decode_picture"]
+__all__ = ["decode_picture", "reconstruct"]
 
-OF_GRIDS = 0.7  # share of the time that entropy decoding takes; the rest is the network's
+OF_GRIDS = 0.7  # share of the progress for entropy decoding; the rest is for the network
 ROWS = 64  # of a grey picture averaged at once: bounds memory
 
 
@@ -41,7 +41,7 @@ def decode_picture(data: bytes, options: DecodeOptions, callbacks: Callbacks) ->
     for loss in _losses(found):
         callbacks.notes(loss)
     box, size = found.box, (parsed.height, parsed.width)
-    rgb = decode_grids(found.model, found.grids, parsed.quality, size, box)
+    rgb = reconstruct(found.model, found.grids, parsed.quality, size, box)
     if parsed.grey:
         _make_grey(rgb)
     alpha = None
@@ -59,14 +59,14 @@ def decode_picture(data: bytes, options: DecodeOptions, callbacks: Callbacks) ->
     )
 
 
-def decode_grids(
+def reconstruct(
     model: Model,
     grids: Sequence[NDArray[np.integer[Any]]],
     quality: int,
     size: tuple[int, int],
     box: Tile,
 ) -> NDArray[np.uint8]:
-    """Samples (h, w, 3) of a box of a picture.
+    """Index grids -> samples (h, w, 3) of a box of the picture, by the decoder network.
 
     Args:
         grids: (h_l, w_l, S_l) of the whole picture, of the first levels.

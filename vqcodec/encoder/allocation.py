@@ -19,7 +19,7 @@ from vqcodec.picture.padding import pad
 __all__ = ["quality_for", "water_filling_error"]
 
 BLOCK = 8  # pixels on a side
-LEVEL = 0.013  # of the water, a squared error: lambda / (2 ln 2) in the middle of `photo`'s scale
+LEVEL = 0.013  # water level, a squared error: lambda / (2 ln 2) in the middle of `photo`'s scale
 TYPICAL = 0.00275  # error at which nothing is changed: the mean of the training pictures
 POWER = 1.8  # of that error, to which lambda is proportional
 MOST = 16.0  # largest change of quality
@@ -46,10 +46,10 @@ def quality_for(config: ModelConfig, rgb: NDArray[np.uint8], quality: float) -> 
 
 
 def water_filling_error(rgb: NDArray[np.uint8]) -> float:
-    """Squared error of a pixel of a picture (H, W, 3), all but what lies above the water given up.
+    """Squared error per pixel that reverse water-filling leaves in a picture (H, W, 3).
 
-    Each coefficient y of the DCT of blocks of three orthonormal colours, in 0..1, leaves
-    min(y^2, LEVEL); so 0..3 LEVEL.
+    Each coefficient y of the DCT of blocks of three orthonormal colours, in 0..1, is left with an
+    error of min(y^2, LEVEL); so the result is in 0..3 LEVEL.
     Source: reverse water-filling, Cover and Thomas (2006), 10.3.3, for one sample each.
     """
     total, pixels = 0.0, 0

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from vqcodec.config import Level, Tuning
-from vqcodec.encoder.refine import SAFE, USUAL, between
+from vqcodec.encoder.refine import FADE_IN, interpolate
 from vqcodec.networks.model import Model
 from vqcodec.networks.quantizer import Quantizer
 from vqcodec.prior.constants import TOTAL
 from vqcodec.prior.wavefront_scan import scan_known
 
-__all__ = ["expected_lengths", "mixed", "single"]
+__all__ = ["expected_lengths", "mixed", "single_slice_levels"]
 
-# Share of the prior's lengths up to the quality SAFE and from USUAL on, linear between. The rest is
+# Share of the prior's lengths at the two qualities of FADE_IN, linear between. The rest is
 # marginal, since a code that is cheap here can make neighbouring codes more expensive; and at low
 # rates, a preference for codes like their neighbours shows as errors in smooth areas.
 # Experiments 11, 31, 51.
@@ -28,7 +28,7 @@ LONGER: dict[Tuning, float] = {"psnr": 0.25, "ssim": 0.0}
 def expected_lengths(
     model: Model, choose: Callable[[int], Sequence[Tensor]], quality: Tensor, levels: int
 ) -> list[Tensor]:
-    """Code lengths given what is chosen around, mixed with marginal ones.
+    """Code lengths of the prior, given a first choice of all indices, mixed with marginal ones.
 
     Args:
         choose: gives a first choice of a number of levels, grids (1, h_l, w_l, S_l), coarse
@@ -36,12 +36,12 @@ def expected_lengths(
         quality: (1,) in 0..100, not rounded.
         levels: how many will be coded.
     Returns:
-        (1, h_l w_l, K_l) in bits, of the first of these levels, all that have one slice; none where
-        the marginal ones are the best.
+        (1, h_l w_l, K_l) in bits for each of the first levels that have one slice; an empty list
+        where marginal lengths alone are used.
     Source: rate-distortion optimised quantisation with adaptive contexts, Karczewicz et al. (2008).
     """
     coded = model.config.levels[:levels]
-    count = single(coded)
+    count = single_slice_levels(coded)
     if not count or not _share(model.config.tune, quality).any():
         return []
     known = [grid.numpy().astype(np.int32) for grid in choose(count)]
@@ -69,11 +69,11 @@ def mixed(quantizer: Quantizer, level: int, quality: Tensor, real: Tensor) -> Te
     return real.mul_(1 + LONGER[tune] * share)
 
 
-def single(levels: Sequence[Level]) -> int:
+def single_slice_levels(levels: Sequence[Level]) -> int:
     """How many levels, from the first, have one slice."""
     return sum(1 for _ in itertools.takewhile(lambda level: level.slices == 1, levels))
 
 
 def _share(tune: Tuning, quality: Tensor) -> Tensor:
     """Of the real lengths, at each quality (B,): (B, 1, 1)."""
-    return between((SAFE, USUAL), SHARES[tune], quality)[..., 0]
+    return interpolate(FADE_IN, SHARES[tune], quality)[..., 0]

@@ -24,10 +24,10 @@ class Effort(NamedTuple):
     """How long the indices of a tile are searched.
 
     Attributes:
-        steps: refinement steps; after these, the last choice goes by the code lengths that the
-            prior expects, else by marginal ones.
-        beam: paths that are followed up at each position in a step.
-        final_beam: the same for the last choice.
+        steps: refinement steps; after at least one, the last choice goes by code lengths of the
+            prior, else by marginal ones.
+        beam: paths of the beam search in a refinement step.
+        final_beam: paths of the beam search in the last choice.
     """
 
     steps: int
@@ -35,7 +35,7 @@ class Effort(NamedTuple):
     final_beam: int
 
 
-# By effort. MS-SSIM is not a square whose minimum a few steps would find: experiments 47, 51.
+# By effort. MS-SSIM is no quadratic function, so it takes more steps: experiments 47, 51.
 EFFORTS: dict[Tuning, tuple[Effort, ...]] = {
     "psnr": (Effort(0, 2, 16), Effort(3, 12, 48), Effort(8, 16, 64)),
     "ssim": (Effort(0, 2, 16), Effort(8, 12, 48), Effort(12, 16, 64)),
@@ -81,7 +81,10 @@ def _choose(
     levels: int,
     progress: Callable[[float], None],
 ) -> list[IndexGrid]:
-    """The index grids (h_l, w_l, S_l) of a tile that are worth their bits."""
+    """The search: index grids (h_l, w_l, S_l) of a tile with little error for their bits.
+
+    The latent is refined, then its codes are chosen for the last time.
+    """
     import torch
 
     from vqcodec.encoder.code_lengths import expected_lengths
@@ -105,7 +108,7 @@ def _choose(
         progress(count / (effort.steps + 1))
 
     search = (effort.steps, effort.beam, levels, weights, refined)
-    latent = refine(model.quantizer, decode, latent, picture, exact, *search, safe=True)
+    latent = refine(model.quantizer, decode, latent, picture, exact, *search, keep_best=True)
     latent = windows.within(tile, around, latent, base)
     if weights is not None:
         weights = windows.within(tile, around, weights, base)

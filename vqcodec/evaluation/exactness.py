@@ -1,7 +1,8 @@
 """Whether this machine's arithmetic is exact: the probe in every configuration that it offers.
 
-A file decodes where the frozen prior gives the frequencies that it gave when the file was made. It
-is made to do so in any order of summation (`integer_prior`); here this is tried.
+A file decodes only if the frozen prior gives the frequencies that it gave when the file was made.
+By design it does, in any order of summation (`integer_prior`); here that is tried with every number
+of threads, number type and set of kernels that there is. `vqcodec doctor` prints the result.
 """
 
 from __future__ import annotations

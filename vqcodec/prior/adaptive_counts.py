@@ -3,7 +3,8 @@
 A prior that learnt from photographs is far off on a drawing, and a little on every picture. So the
 logit of each code is corrected by about log((came + 3) / (expected + 3)) after every wavefront.
 
-All numbers are integers. Source: docs/format.md, section 5, *Adaptive counts*.
+All numbers are integers. Source: docs/format.md, section 5, *Adaptive counts*; its w_k is
+`_correction` here, e_k is in `_before`, and g_k is `_due`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ __all__ = ["AdaptiveCounts"]
 ONE = float(TOTAL)  # an index that came, in the unit of the frequencies
 PSEUDO_COUNT = 3 * ONE  # of each code, as if it had come and been expected before the first
 MEMORY = 64 * ONE  # a code is not expected more often than this: so later wavefronts count
-STEP = 16  # steps of a correction in one of a logit
-UNIT = STEP * LOGIT_UNIT  # of a correction, per nat
-LARGEST = 16.0 * UNIT
+STEP = 16  # steps of a correction in one step of a logit
+UNIT = STEP * LOGIT_UNIT  # steps of a correction per nat
+LARGEST = 16.0 * UNIT  # bound of a correction
 
 
 class AdaptiveCounts:
@@ -44,6 +45,7 @@ class AdaptiveCounts:
             longest: positions of the longest wavefront.
         """
         self._ends = [0, *accumulate(batch * count * codes for count in slices)]
+        # `_due`: expected in the wavefronts whose indices are not learnt yet.
         self._correction, self._due = np.zeros((2, self._ends[-1]))
         self._before = np.full(self._ends[-1], 2 * PSEUDO_COUNT)  # 2 (expected + PSEUDO_COUNT)
         self._rounded = np.zeros(self._ends[-1], np.float32)
@@ -57,6 +59,7 @@ class AdaptiveCounts:
         """Take note of the frequencies, less one, of a wavefront of a level, (n batch S, K)."""
         due = self._dues[level]
         rows = shares.reshape(-1, len(due))
+        # `initial` makes up for the one that each frequency lacks in each row.
         rows.sum(axis=0, out=due, initial=len(rows))
 
     def learn(

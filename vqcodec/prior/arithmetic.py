@@ -33,8 +33,9 @@ Array = NDArray[np.floating[Any]]  # its numbers are integers, or integers over 
 # (n, outputs), of the type of the sums: floor(x W + b), (n, outputs).
 Product = Callable[[NDArray[Any], Array], Array]
 
-# Where this environment variable is set as the process starts, int8 is multiplied by the kernels
-# for processors of that kind: without VNNI, with it, and with AMX. Others cannot run here.
+# torch multiplies int8 by oneDNN, which reads this environment variable when the process starts and
+# then uses the kernels for processors of that kind, without VNNI, with it or with AMX, as far as
+# this processor can run them. `vqcodec doctor` tries each.
 INT8_KERNELS_VARIABLE = "ONEDNN_MAX_CPU_ISA"
 INT8_KERNELS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_AMX")
 
@@ -123,7 +124,7 @@ def fastest() -> Arithmetic:
 
 
 def fastest_with_torch() -> Arithmetic:
-    """`fastest`, after loading torch, which takes a second or two: for who needs it anyway."""
+    """`fastest`, after loading torch, which takes a second or two: where it is needed anyway."""
     importlib.import_module("torch")
     return fastest()
 

@@ -23,19 +23,20 @@ FIRST_TAPS: Taps = (
 )
 LAYER_TAPS: Taps = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
 
-# A unit is how many integer steps make 1.0 of the trained prior.
-ACTIVATION_UNIT = 16  # of what is multiplied by a matrix
+# X_UNIT: how many integer steps of X make 1.0 of the trained prior.
+ACTIVATION_UNIT = 16  # activations: what is multiplied by a matrix
 ACTIVATION_MAX = 127
 WEIGHT_MAX = 127
 EXPONENTS = range(4, 16)  # a column of a matrix holds real weights times 2**e
 ACCUMULATOR_LIMIT = 2**24  # sums of products stay below it, so float32 holds them exactly
 
-FINE_STEPS = 8  # steps of a fine value (what is added up) in one step of an activation
+# Fine values: what is added up, before it is rounded to activations.
+FINE_STEPS = 8  # in one step of an activation
 FINE_UNIT = FINE_STEPS * ACTIVATION_UNIT
 FINE_MAX = FINE_STEPS * ACTIVATION_MAX
-GATE_UNIT = 128  # of a, of the gate, which ends there, and of their product u
+GATE_UNIT = 128  # a, the gate g (0..1, hence 0..128), and their product u
 CONDITION_UNIT = 256
-LOGIT_UNIT = 64  # per nat
+LOGIT_UNIT = 64  # steps per nat
 
 TABLE_SIZE = 1024  # of exp(-d / LOGIT_UNIT) for d = 0, 1, ..
 TABLE_UNIT = 2**20

@@ -117,27 +117,28 @@ def _freeze_matrix(
     """
     columns = weight.shape[-1]
     biases = np.zeros((1, columns)) if bias is None else np.atleast_2d(bias) * input_unit
-    whole, shift = np.zeros_like(weight), np.zeros_like(biases)
+    integers, integer_bias = np.zeros_like(weight), np.zeros_like(biases)
     exponents = np.zeros(columns, np.int8)
     for exponent in EXPONENTS:  # the largest that fits stays
         scale = 2.0**exponent
-        rounded, shifted = np.round(weight * scale), np.round(biases * scale)
+        rounded, rounded_bias = np.round(weight * scale), np.round(biases * scale)
         if exponent == EXPONENTS[0]:
             rounded = rounded.clip(-WEIGHT_MAX, WEIGHT_MAX)
-        sums = np.abs(rounded).reshape(-1, columns).sum(0) * input_max + np.abs(shifted).max(0)
+        sums = np.abs(rounded).reshape(-1, columns).sum(0) * input_max + np.abs(rounded_bias).max(0)
         # One more unit covers the half that rounding adds.
         fits = sums + (reserve + 1) * input_unit * scale < ACCUMULATOR_LIMIT
         fits &= np.abs(rounded).reshape(-1, columns).max(0) <= WEIGHT_MAX
-        whole[..., fits], shift[:, fits] = rounded[..., fits], shifted[:, fits]
+        integers[..., fits] = rounded[..., fits]
+        integer_bias[:, fits] = rounded_bias[:, fits]
         exponents[fits] = exponent
     if not (exponents.all() and np.isfinite(weight).all()):
         raise ValueError(f"{name} is not finite, or its bias is too large")
     frozen: dict[str, NDArray[np.generic]] = {
-        f"{name}.weight": whole.astype(np.int8),
+        f"{name}.weight": integers.astype(np.int8),
         f"{name}.exponent": exponents,
     }
     if bias is not None:
-        frozen[f"{name}.bias"] = shift.reshape(bias.shape).astype(np.int32)
+        frozen[f"{name}.bias"] = integer_bias.reshape(bias.shape).astype(np.int32)
     return frozen
 
 

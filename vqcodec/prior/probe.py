@@ -23,7 +23,7 @@ from vqcodec.prior.wavefront_scan import Step, scan, scan_known
 
 __all__ = ["Grids", "probe", "probe_known", "probe_scan"]
 
-ROWS, COLUMNS = 3, 7  # of the coarsest grid: odd, so that products have edges
+ROWS, COLUMNS = 3, 7  # of the coarsest grid: odd, so that no kernel's blocks fit the products
 PROBE_QUALITIES = (10, 50, 90)
 
 Grids = list[NDArray[np.int32]]  # (1, h, w, S) per level

@@ -25,7 +25,7 @@ __all__ = ["IndexGrid", "StreamReader", "StreamWriter", "decode_grids", "encode_
 
 IndexGrid = NDArray[np.int32]  # (h, w, S)
 
-KIND = b"payload"
+KIND = b"payload"  # what errors name as the damaged part of the file
 STATE_BYTES = 8
 WORD_BYTES = 4
 

@@ -23,16 +23,16 @@ __all__ = ["AHEAD", "Layout", "Places", "Rows", "Span"]
 
 AHEAD = 3  # wavefronts to the furthest tap of a context layer, (1, 1)
 LAG = 2 * AHEAD + 1  # wavefronts between two levels: the two context layers see 2 * AHEAD ahead
-PAD_WAVEFRONTS, PAD_ROWS = 5, 2  # how far back the furthest tap lies, (-2, -1)
+PAD_WAVEFRONTS, PAD_ROWS = 5, 2  # how far back the furthest tap lies, (-2, -1), in t and in i
 
-Places = NDArray[np.intp]
+Places = NDArray[np.intp]  # positions i * width + j; slots, or distances in slots
 
 
 class Span(NamedTuple):
     """A wavefront of a level, or several that follow each other."""
 
     level: int  # 0 for the coarsest level of the stride
-    first: int  # its rows
+    first: int  # its rows: first..end, without end
     end: int
 
 

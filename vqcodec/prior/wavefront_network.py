@@ -58,20 +58,22 @@ class WavefrontNetwork:
         """
         Args:
             levels: those of the stride, by their numbers in the model.
-            total: (batch, h, w, C), what `finer` gave at the stride before; None at the first.
+            total: (batch, h, w, C), the sum of the embeddings of all coarser levels, as `finer`
+                gave it at the stride before; None at the first.
         """
         self._layout, self._trunk = layout, prior.trunk(levels[0])
         tables = [prior.tables[level] for level in levels]
         self._embedding, self._conditions = _Embedding(tables), _conditions(tables, quality)
         channels, depth, size = self._trunk.channels, len(self._trunk.layers), layout.num_slots
-        sums, self._held = prior.arithmetic.sums, prior.arithmetic.activations
+        # Number types: of sums, and in which features are stored.
+        sums, self._stored = prior.arithmetic.sums, prior.arithmetic.activations
         self._half = np.array([0.5], sums)  # for rounding
         # Slots outside the grid are never written and stay zero; all others are written before
         # they are read, by every level.
         self._total = np.zeros((size, channels), sums)
-        self._narrow_total, self._middle = np.zeros((2, size, channels), self._held)
+        self._narrow_total, self._middle = np.zeros((2, size, channels), self._stored)
         # The embeddings of the indices, then what each layer reads, last the context.
-        self._features = np.zeros((depth + 2, size, channels), self._held)
+        self._features = np.zeros((depth + 2, size, channels), self._stored)
         self._around, self._first_taps = map(layout.offsets, (CONTEXT_TAPS, FIRST_TAPS))
         # In the features of all layers, one after the other: the taps of each layer, and the
         # context besides.
@@ -109,7 +111,7 @@ class WavefrontNetwork:
         rows = self._layout.rows(self._layout.whole(level))
         self.first_context(rows)
         self.place(rows, indices.ravel())
-        return self.features(rows).astype(self._held, copy=False)
+        return self.features(rows).astype(self._stored, copy=False)
 
     def finer(self, shape: tuple[int, int]) -> Array:
         """The total (batch, *shape, C') for the next stride, when all indices are placed."""

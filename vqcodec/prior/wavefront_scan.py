@@ -36,10 +36,11 @@ from vqcodec.resources import limit_threads
 __all__ = ["Indices", "Shares", "Step", "Wavefront", "scan", "scan_known"]
 
 Indices = NDArray[np.integer[Any]]
-Shares = NDArray[np.float64]  # (n, K), frequencies less one: integers >= 0 that sum to TOTAL - K
+# (n, K), frequencies less one, as the range coder takes them: integers >= 0 that sum to TOTAL - K.
+Shares = NDArray[np.float64]
 Grid = NDArray[np.integer[Any]]  # (batch, h, w, S)
 
-MANY_ROWS = 1024  # of a step: with fewer, as in coding, threads are in each other's way
+MANY_ROWS = 1024  # of a step: with fewer, as in coding a tile, threads cost more than they gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def scan(
 def _scan_stride(
     stride: _Stride, choose: Choose, complete: Callable[[NDArray[np.int32]], None]
 ) -> None:
-    """Scan the levels of a stride; `complete` is given each grid (batch, h, w, S) in its time."""
+    """Scan the levels of a stride; `complete` gets each grid (batch, h, w, S) at its end."""
     layout, network, count = stride.layout, stride.network, len(stride.levels)
     chosen = [np.empty((layout.num_rows, slices), np.int32) for slices in stride.slices]
     # The second context layer sees AHEAD wavefronts ahead, so the first one runs that much earlier.
@@ -194,7 +195,7 @@ def _strides(
 
 
 class _Stride:
-    """The levels of one stride: their layout, their networks, and what the picture has taught."""
+    """The levels of one stride: their layout, their network and their adaptive counts."""
 
     def __init__(
         self,
@@ -217,7 +218,7 @@ class _Stride:
         self._table, self._sums = prior.table, prior.arithmetic.sums
 
     def threads(self) -> AbstractContextManager[None]:
-        """As many as steps of this size can use."""
+        """Limit threads to as many as steps of this size can use."""
         many = self.layout.longest * self.layout.batch * len(self.levels) >= MANY_ROWS
         return limit_threads(None if many else 1)
 

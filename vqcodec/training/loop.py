@@ -85,7 +85,7 @@ def deferred_interrupts() -> Iterator[Event]:
         asked.set()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # Only the main thread may say what signals do; and who ignores Ctrl-C goes on ignoring it.
+    # Only the main thread may say what signals do; where Ctrl-C is ignored, it stays so.
     heard = [number for number, handler in before.items() if callable(handler)]
     if current_thread() is not main_thread():
         heard = []
