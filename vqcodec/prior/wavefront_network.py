@@ -137,17 +137,16 @@ class WavefrontNetwork:
         h = self._trunk.first(_taps(self._features[0], slots, self._first_taps), self._half)
         h += context
         clip_activations(h)
-        features = self._features.reshape(-1, self._trunk.channels)
         for k, layer in enumerate(self._trunk.layers):
             self._features[k + 1][slots] = _narrow(h)
-            h += self._gated(layer, _taps(features, slots, self._layer_taps[k]))
+            h += self._gated(layer, slots, self._layer_taps[k])
             clip_activations(h)
         return h
 
-    def _gated(self, layer: Layer, taps: NDArray[Any]) -> Array:
-        """What a gated layer adds, (n, C), fine."""
-        sums = layer.gate(taps, layer.bias)
-        channels = sums.shape[1] // 2
+    def _gated(self, layer: Layer, slots: Places, taps: Places) -> Array:
+        """What a gated layer adds, (n, C), fine; `taps` are distances in all features."""
+        channels = self._trunk.channels
+        sums = layer.gate(_taps(self._features.reshape(-1, channels), slots, taps), layer.bias)
         u = sums[:, :channels].clip(-GATE_UNIT, GATE_UNIT - 1)
         u *= sums[:, channels:].clip(0, GATE_UNIT)
         u *= 1 / GATE_UNIT
