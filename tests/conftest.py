@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
-from helpers import TINY, ignore
+from helpers import TINY
 
 from vqcodec import limits
+from vqcodec.options import ignore
+from vqcodec.resources import wait_passively
+
+wait_passively()  # before torch loads: spinning threads slow a busy machine down
 
 
 @pytest.fixture(scope="session")

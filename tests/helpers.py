@@ -1,16 +1,19 @@
 """What several test modules share: tiny configurations, and where things lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vqcodec import models
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.decoder import grids
-from vqcodec.options import DecodeOptions
+from vqcodec.options import DecodeOptions, ignore
 from vqcodec.prior.arithmetic import Arithmetic, fastest
+from vqcodec.prior.integer_prior import IntegerPrior
+from vqcodec.prior.wavefront_scan import scan_known
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -48,10 +51,6 @@ TINY = {
 }
 
 
-def ignore(record: dict[str, Any]) -> None:
-    return None
-
-
 def same_weights(a: Path, b: Path) -> bool:
     first, second = models.Model(a).tensors, models.Model(b).tensors
     return first.keys() == second.keys() and all(
@@ -69,3 +68,16 @@ def read_grids(
     """`decoder.grids.read_grids` with the fields of `DecodeOptions` as keywords."""
     asked = DecodeOptions(**options)
     return grids.read_grids(data, asked, progress=progress, arithmetic=arithmetic)
+
+
+def cross_entropy_bits(
+    prior: IntegerPrior, grids: Sequence[NDArray[np.integer[Any]]], quality: int
+) -> list[float]:
+    """Ideal code length of each level (batch, h, w, S) in bits, summed over the batch."""
+    bits = [0.0] * len(grids)
+    for step, indices in scan_known(prior, grids, quality):
+        chosen = step.frequencies[np.arange(len(indices)), indices]
+        lengths = -np.log2(chosen / 2**24)
+        for wavefront in step.wavefronts:
+            bits[wavefront.level] += float(lengths[wavefront.indices].sum())
+    return bits

@@ -52,6 +52,11 @@ def tiff(data: bytes, tags: dict[int, Sequence[int]], order: str = "<") -> bytes
     return head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
 
 
+def profile(space: bytes, size: int = 200) -> bytes:
+    """The head of an ICC profile for a colour space, such as `GRAY`; zeros follow."""
+    return bytes(16) + space + bytes(size - 20)
+
+
 def cmyk_profile() -> bytes:
     """A printer's ICC profile by hand: no ink is white, all else falls off to black."""
     ramp = bytes(range(256))

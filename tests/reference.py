@@ -252,14 +252,14 @@ class Prior:
         """*Causal layers*, one n at one position; `seen` is h at the taps, then ctx."""
         weight, e = self.matrix(f"{name}.gate")
         sums = narrow(seen) @ weight + self.tensors[f"{name}.gate.bias"]
-        x, y, ex, ey = *np.split(sums, 2), *np.split(e, 2)
+        (x, y), (ex, ey) = np.split(sums, 2), np.split(e, 2)
         a = np.clip(rounded(x, ex - 3), -128, 127)
         g = np.clip(rounded(y, ey - 1) + 64, 0, 128)
         weight, e = self.matrix(f"{name}.residual")
         return clamp(h + rounded((a * g >> 7) @ weight, e))
 
     def frequencies(self, level: int, quality: int, h: Ints, w: Ints) -> Iterator[Ints]:
-        """*Frequencies* of each slice of a position, with the tally's w (S, K)."""
+        """*Frequencies* of each slice of a position, with the corrections w (S, K)."""
         weight, e = self.matrix(f"level{level}.output")
         bias = self.tensors[f"level{level}.output.bias"][16 * quality // 101]
         for logits in rounded(narrow(h) @ weight + bias, e - 2).reshape(w.shape) + (w >> 4):
@@ -270,7 +270,7 @@ class Prior:
 
 
 class LevelDecoder:
-    """One level of a tile, front by front."""
+    """One level of a tile, wavefront by wavefront."""
 
     def __init__(self, prior: Prior, level: int, quality: int, total: Ints) -> None:
         self.prior, self.level, self.quality, self.total = prior, level, quality, total
@@ -279,14 +279,14 @@ class LevelDecoder:
         # E[z], then h after the first layer and after each layer n
         shape = (prior.layers + 2, height + 4, width + 4, channels)
         self.embedded, *self.hidden = np.zeros(shape, np.int64)
-        self.fronts = width + 2 * (height - 1)
-        # Section 5, *AdaptiveCounts*: w and e; n and g of the front that is being decoded
+        self.wavefronts = width + 2 * (height - 1)
+        # Section 5, *Adaptive counts*: w and e; n and g of the wavefront that is being decoded
         columns = prior.tensors[f"level{level}.output.weight"].shape[1]
         self.w, self.e, self.n, self.g = np.zeros(
             (4, prior.slices[level], columns // prior.slices[level]), np.int64
         )
 
-    def front(self, t: int, decoder: RangeDecoder) -> None:
+    def wavefront(self, t: int, decoder: RangeDecoder) -> None:
         """Decode the positions with j + 2 i = t, if there are any."""
         height, width, _ = self.grid.shape
         for i in range(height):
@@ -330,9 +330,9 @@ def decode_tile(
     for stride in sorted(set(strides), reverse=True):
         levels = [k for k, s in enumerate(strides) if s == stride]
         running = [LevelDecoder(prior, level, file.quality, base) for level in levels]
-        for step in range(running[0].fronts + 7 * (len(levels) - 1)):
+        for step in range(running[0].wavefronts + 7 * (len(levels) - 1)):
             for k, one in enumerate(running):
-                one.front(step - 7 * k, decoders[one.level // LEVELS_PER_PART])
+                one.wavefront(step - 7 * k, decoders[one.level // LEVELS_PER_PART])
             for one, finer in zip(running, running[1:], strict=False):
                 finer.total = prior.add_level(one.level, one.total, one.grid)
         grids += [one.grid for one in running]

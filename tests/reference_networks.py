@@ -33,7 +33,8 @@ class Weights:
 
     def mix(self, name: str, x: Floats) -> Floats:
         weight, bias = self.network(f"{name}.weight"), self.network(f"{name}.bias")
-        return np.einsum("oi,irc->orc", weight[:, :, 0, 0], x) + bias[:, None, None]
+        mixed: Floats = np.einsum("oi,irc->orc", weight[:, :, 0, 0], x)
+        return mixed + bias[:, None, None]
 
     def convolution(self, name: str, x: Floats) -> Floats:
         weight, bias = self.network(f"{name}.weight"), self.network(f"{name}.bias")
@@ -113,7 +114,8 @@ def samples(
     )
     fine = relu(spread(weights.mix("refine", middle), 2))
     fine = weights.blocks("fine_blocks", fine, embedding)
-    picture = spread(weights.convolution("decoder_out", fine), stride // 2)
+    picture: Floats = spread(weights.convolution("decoder_out", fine), stride // 2)
     klt = weights.network("klt")[: len(y)]
     picture += spread(np.tensordot(klt.T, y, 1), stride) + 0.5
-    return picture.clip(0, 1).transpose(1, 2, 0)[:height, :width] * 255
+    pixels: Floats = picture.clip(0, 1).transpose(1, 2, 0)[:height, :width] * 255
+    return pixels

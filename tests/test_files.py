@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from vqcodec import files, models
 from vqcodec.training.checkpoint import Checkpoint
@@ -24,10 +23,7 @@ def write_weights(path: Path) -> None:
 
 
 def write_checkpoint(path: Path) -> None:
-    module = torch.nn.Linear(2, 3)
-    optimizer = torch.optim.AdamW(module.parameters())
-    rng = np.random.default_rng(0)
-    Checkpoint(path).save({}, {"m": module}, optimizer, AveragedModel(module), rng, {})
+    Checkpoint(path).save({}, {"m": torch.nn.Linear(2, 3)}, np.random.default_rng(0))
 
 
 WRITERS: dict[str, Write] = {
@@ -54,7 +50,8 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(type(fault)) as caught:
         write(path)
-    assert isinstance(caught.value, KeyboardInterrupt) or caught.value.filename == str(path)
+    error = caught.value
+    assert not isinstance(error, OSError) or error.filename == str(path)
     assert os.listdir(tmp_path) == ["old.bin"] and path.read_bytes() == b"old"
 
 

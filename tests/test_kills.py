@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ignore, same_weights
+from helpers import same_weights
 from PIL import Image
 from tiny_runs import tiny_options
 
 from vqcodec import codec
+from vqcodec.options import ignore
 from vqcodec.training import train
 from vqcodec.training.drawings import draw
+
+pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("VQCODEC_KILLS", "2"))
 STEPS = 20 * KILLS

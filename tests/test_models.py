@@ -54,7 +54,7 @@ def test_equal_models_are_equal_files(tmp_path: Path) -> None:
     written = []
     for seed, order in (("0", "sorted"), ("1", "sorted"), ("2", "reversed"), ("3", "reversed")):
         path = tmp_path / f"{seed}.safetensors"
-        words = [sys.executable, "-c", SAVE, TINY_WEIGHTS, path, order]
+        words = [sys.executable, "-c", SAVE, str(TINY_WEIGHTS), str(path), order]
         subprocess.run(words, env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
         written.append(path.read_bytes())
     assert len(set(written)) == 1

@@ -82,8 +82,8 @@ def test_options_that_exclude_one_another(both: dict[str, Any]) -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    EncodeOptions(quality=np.float32(30), effort=np.int64(1))  # type: ignore[arg-type]
-    DecodeOptions(region=(np.int32(0), 0, 8, 8))  # type: ignore[arg-type]
+    EncodeOptions(quality=np.float32(30), effort=np.int64(1))
+    DecodeOptions(region=(np.int32(0), 0, 8, 8))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
-"""vqcodec: a learned image codec. VQ-VAE indices, an exact PixelCNN prior, range coding.
+"""vqcodec: a learned image codec. VQ-VAE indices, an integer PixelCNN prior, range coding.
 
     import vqcodec
 
     data = vqcodec.compress("photo.png", quality=50)
     picture = vqcodec.decompress(data)  # a PIL.Image
 
-Names load when first used, so `import vqcodec` costs nothing.
+Functions: `compress`, `decompress`, `verify` and `sample`; each has its options in its docstring.
+Errors: the kinds of `VqcodecError`, see `vqcodec.errors`. Both load when they are first used, so
+`import vqcodec` costs nothing.
 """
 
 from importlib import import_module

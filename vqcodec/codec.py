@@ -57,6 +57,7 @@ def compress(
     tune: Tuning | None = None,
     model: str | None = None,
     strip: bool = False,
+    any_format: bool = False,
     check: bool = False,
     max_pixels: int = MAX_PIXELS,
     workers: int | None = 1,
@@ -68,16 +69,17 @@ def compress(
 
     Args:
         picture: a path, the bytes of a picture file, or a Pillow image.
-        quality: 0..100, continuous; 50 where no target is given either.
-        bpp, size, psnr: a target instead of a quality: the quality that meets it is found by
-            compressing 4 or 5 times, at most 12.
-        notes, found, progress: functions to call meanwhile, see `options.Callbacks`.
-        effort, levels, tune, model, strip, check, max_pixels, workers: see `options.EncodeOptions`.
+        quality: 0..100, whole or not; 50 where no target is given either.
+        bpp, size, psnr: a target instead of a quality: bits per pixel, bytes or dB. The quality
+            that meets it is found by compressing about 4 or 5 times, at most 12.
+        effort, levels, tune, model, strip, any_format, check, max_pixels, workers: see
+            `vqcodec.options.EncodeOptions`.
+        notes, found, progress: functions to call meanwhile, see `vqcodec.options.Callbacks`.
     Returns:
         The bytes of a `.vqc` file.
     Raises:
-        ImageError: the picture cannot be read or coded.
-        ModelError: no such model; or `check` found that its arithmetic is not exact here.
+        ImageError: the picture cannot be read or coded; also if there is no such file.
+        ModelError: no such model; or `check` found that the file does not decode here.
         TargetError: no quality meets the target; the message says what can be had.
         TypeError, ValueError: an option has the wrong type, is out of range, or excludes another.
     """
@@ -91,6 +93,7 @@ def compress(
         tune=tune,
         model=model,
         strip=strip,
+        any_format=any_format,
         check=check,
         max_pixels=max_pixels,
         workers=workers,
@@ -106,7 +109,12 @@ def compress_picture(
 ) -> bytes:
     """`compress` with its options as one object."""
     if isinstance(picture, bytes | str | os.PathLike):
-        source = reading.read_picture(picture, strip=options.strip, max_pixels=options.max_pixels)
+        source = reading.read_picture(
+            picture,
+            strip=options.strip,
+            any_format=options.any_format,
+            max_pixels=options.max_pixels,
+        )
     else:
         source = reading.from_pil(picture, strip=options.strip, max_pixels=options.max_pixels)
     for note in source.notes:
@@ -149,8 +157,8 @@ def decompress(
 
     Args:
         data: the bytes of the file, or its path.
-        notes, progress: functions to call meanwhile, see `options.Callbacks`.
-        levels, region, partial, model, max_pixels, workers: see `options.DecodeOptions`.
+        levels, region, partial, model, max_pixels, workers: see `vqcodec.options.DecodeOptions`.
+        notes, progress: functions to call meanwhile, see `vqcodec.options.Callbacks`.
     Raises:
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
@@ -182,14 +190,17 @@ def verify(
 ) -> None:
     """Decode everything but the pixels and check every checksum; loads no torch.
 
-    In float32: so a file that was written with int8 is checked by another arithmetic.
+    The prior is computed in float32: so a file that was written with int8 is checked by another
+    arithmetic. Returns nothing if all is right.
 
     Args:
         data: the bytes of the file, or its path.
-        model, max_pixels, workers: see `options.DecodeOptions`.
+        model, max_pixels, workers: see `vqcodec.options.DecodeOptions`.
     Raises:
         BitstreamError: the file is damaged, or not a `.vqc` file.
         ModelError: the model that it needs is not here.
+        OSError: there is no such file, or it cannot be read.
+        TypeError, ValueError: an option has the wrong type or is out of range.
     """
     options = DecodeOptions(model=model, max_pixels=max_pixels, workers=workers)
     _verify(_bytes_of(data), options)
@@ -210,7 +221,8 @@ def sample(
 
     Args:
         count: how many.
-        seed, temperature, top_p, size, quality, model: see `options.SampleOptions`.
+        size: (width, height) of each, in pixels.
+        seed, temperature, top_p, quality, model: see `vqcodec.options.SampleOptions`.
     Raises:
         ModelError: no such model.
         TypeError, ValueError: an option has the wrong type or is out of range.

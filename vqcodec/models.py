@@ -151,7 +151,7 @@ def find(model_id: bytes, name: str | None = None) -> Model:
 
     Args:
         model_id: from the file.
-        name: the model to use instead of one of those shipped; its id must be the same.
+        name: name or path of the model to use, whose id must be this; None: any that is shipped.
     Raises:
         ModelError: it is not here, with its id in the message; or there is no such `name`.
     """

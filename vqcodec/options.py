@@ -12,7 +12,7 @@ from vqcodec.limits import MAX_PIXELS, QUALITIES
 
 __all__ = ["LEAST", "MOST", "Callbacks", "DecodeOptions", "EncodeOptions", "SampleOptions"]
 
-LEAST, MOST = 1e-30, 1e30  # of a target, whatever its unit
+LEAST, MOST = 1e-30, 1e30  # bounds of a target, whatever its unit
 MAX_EFFORT: Final = 2
 BEST: Final = QUALITIES - 1
 
@@ -26,9 +26,9 @@ class Callbacks:
     """Functions that are called while the work goes on.
 
     Attributes:
-        notes: with a sentence for each conversion that loses something.
-        found: with the quality, the one given or the one that met the target.
-        progress: with the share of the work done, 0..1.
+        notes: called with a sentence for each conversion, loss or missed target.
+        found: called with the quality, the one given or the one that met the target.
+        progress: called with the share of the work done, 0..1.
     """
 
     notes: Callable[[str], None] = ignore
@@ -51,8 +51,8 @@ class EncodeOptions:
     """How to compress a picture.
 
     Attributes:
-        quality: 0..100, continuous; bytes and PSNR grow with it. Between the ends, smooth pictures
-            are coded somewhat finer and busy ones coarser (`encoder.allocation`).
+        quality: 0..100, whole or not; bytes and PSNR grow with it. Between the ends, smooth
+            pictures are coded somewhat finer and busy ones coarser (`encoder.allocation`).
         bpp: instead of a quality, bits of the whole file per pixel: hit within 2 %, else the
             nearest that a quality gives.
         size: instead, bytes of the whole file: never exceeded, and at most 2 % less where a
@@ -60,12 +60,13 @@ class EncodeOptions:
         psnr: instead, dB of the decoded picture over R, G and B: at least this, and at most 0.05
             more where a quality gives that.
         effort: 0, 1 or 2: how long the indices are searched; higher gives smaller files.
-        levels: use only the first so many levels of the model.
+        levels: use only the first so many levels of the model, coarse first.
         tune: the shipped model for the least squared error (`psnr`, the default) or for MS-SSIM
             (`ssim`); instead of `model`.
         model: name of a shipped model, or path of a weights file.
         strip: leave out ICC, EXIF and XMP.
-        check: decode the indices of the file again before it is returned.
+        any_format: also take formats and layouts that no test covers, as Pillow reads them.
+        check: decode the file, all but its pixels, before it is returned.
         max_pixels: refuse larger pictures, before they are decoded.
         workers: processes that `check` may use, as in `DecodeOptions`.
     Raises:
@@ -81,6 +82,7 @@ class EncodeOptions:
     tune: Tuning | None = None
     model: str | None = None
     strip: bool = False
+    any_format: bool = False
     check: bool = False
     max_pixels: int = MAX_PIXELS
     workers: int | None = 1
@@ -108,7 +110,7 @@ class DecodeOptions:
         levels: decode only the first so many levels: a coarser picture, sooner.
         region: (x, y, width, height) in pixels: decode only this part, from the tiles it needs.
         partial: decode what there is of a file that was cut or damaged.
-        model: name or path of the weights, where they are not among those shipped.
+        model: path of the weights file, where the file needs one that is not shipped.
         max_pixels: refuse larger pictures, before memory is taken.
         workers: at most so many processes read the tiles of a large picture, this one included;
             None: as many as there are processors, up to 4.
@@ -141,7 +143,7 @@ class SampleOptions:
         temperature: below 1 prefers likely indices; at 0 always the likeliest.
         top_p: draw among the likeliest indices that hold this share of the probability.
         size: (width, height) in pixels.
-        quality: 0..100, whole: the kind of picture that the prior is asked for.
+        quality: 0..100, whole: the prior draws what files of this quality hold.
         model: name of a shipped model, or path of a weights file.
     Raises:
         TypeError, ValueError: an option has the wrong type or is out of range.

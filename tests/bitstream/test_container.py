@@ -250,7 +250,10 @@ def _header(
     [
         (_header(flags=0x20, sizes=(b"\1",)), "unknown flags 0x20"),
         (_header(size=b"\x00\x03", sizes=(b"\1",)), "size 0 x 3"),
-        (_header(size=b"\x80\x80\x80\x08\x80\x80\x80\x08", sizes=(b"\1",)), "more than 500000000"),
+        (
+            _header(size=b"\x80\x80\x80\x08\x80\x80\x80\x08", sizes=(b"\1",)),
+            "over the limit of 500000000",
+        ),
         (_header(size=b"\x81\x80\x80\x08\x01", sizes=(b"\1",)), "size 16777217 x 1"),
         (_header(size=b"\x80\x00\x03", sizes=(b"\1",)), "varint is too long"),
         (_header(size=b"\xff\xff\xff\xff\xff\x03", sizes=(b"\1",)), "varint is too long"),
@@ -281,7 +284,7 @@ def test_chunk_sizes_are_limited_before_they_are_read() -> None:
 
 def test_pixel_limit_can_be_changed() -> None:
     assert parse(pack(PLAIN), max_pixels=12) == PLAIN
-    with pytest.raises(CorruptChunk, match="4 x 3 is more than 11 pixels"):
+    with pytest.raises(CorruptChunk, match="4 x 3 is over the limit of 11 pixels"):
         parse(pack(PLAIN), max_pixels=11)
 
 

@@ -4,11 +4,12 @@ import hashlib
 import inspect
 import json
 import os
+import secrets
 import subprocess
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def test_a_memory_limit_is_one_of_pixels(codec: FakeCodec) -> None:
     assert run("decompress", "a.vqc", "-o", "b.png", *line.split(), "77").exit_code == 0
     assert codec.calls[-1]["max_pixels"] == 77
     refused = run("compress", "a.png", "-f", "--max-memory", "400MB")
-    assert refused.exit_code == 2 and "any picture takes" in refused.stderr
+    assert refused.exit_code == 2 and "even a small picture needs" in refused.stderr
     limits = [pixel_limit(10**9, megabytes * 10**6) for megabytes in range(482, 4000)]
     assert limits == sorted(limits) and limits[0] <= 2000  # more memory is never fewer pixels
     assert pixel_limit(10**9, 2 * 10**9) > 70_000_000
@@ -217,12 +218,12 @@ def test_targets_reach_the_codec(codec: FakeCodec, line: str, target: dict[str, 
 
 
 def test_the_quality_found_is_reported(codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -> None:
-    compress = codec.compress
+    compress = codec.compress_picture
 
-    def search(source: Any, **options: Any) -> bytes:
-        return compress(source, **options | {"quality": 41.37})
+    def search(source: Any, options: EncodeOptions, callbacks: Callbacks) -> bytes:
+        return compress(source, replace(options, size=None, quality=41.37), callbacks)
 
-    monkeypatch.setattr(codec, "compress", search)
+    monkeypatch.setattr(codec, "compress_picture", search)
     result = run("compress", picture("a.png"), "--size", "20 kB", "--json")
     assert json.loads(result.stdout)["quality"] == 41.37
 
@@ -233,7 +234,7 @@ def test_a_target_out_of_reach_is_one_line(
     def fail(*_: object, **__: object) -> bytes:
         raise TargetError("900 bytes cannot be reached: quality 0 takes 1432 bytes")
 
-    monkeypatch.setattr(codec, "compress", fail)
+    monkeypatch.setattr(codec, "compress_picture", fail)
     result = run("compress", picture("photo.png"), "--size", "900")
     line = "photo.png: 900 bytes cannot be reached: quality 0 takes 1432 bytes"
     assert (result.exit_code, result.stderr) == (1, f"vqcodec: error: {line}\n")
@@ -297,9 +298,10 @@ def test_one_input_into_a_directory() -> None:
     assert run("compress", picture("d/a.png"), "-o", "out").exit_code == 0
     assert run("compress", picture("d/b.png"), "-o", "out/").exit_code == 0
     assert {"out/a.vqc", "out/b.vqc"} <= set(everything())
-    result = run("compress", "d/a.png", "-o", "missing/")
+    vqc("a.vqc")
+    result = run("compress", "d/a.png", "-o", "a.vqc/")
     assert result.exit_code == 1
-    assert "missing: this directory does not exist" in result.stderr
+    assert "a.vqc: is not a directory" in result.stderr
 
 
 def test_directories_are_mirrored() -> None:
@@ -390,17 +392,101 @@ def test_no_part_of_long_text_is_read_as_numbers(codec: FakeCodec) -> None:
         assert run("decompress", "a.vqc", "--region", region).exit_code == 2
 
 
-def test_a_suffix_mistaken_is_told() -> None:
-    result = run("decompress", picture("a.png"))
+@pytest.mark.parametrize("more", [[], ["-o", "b.png"], ["-o", "-"], ["--partial"]])
+def test_a_picture_is_no_vqc_file(more: list[str], codec: FakeCodec) -> None:
+    result = run("decompress", picture("a.png"), *more)
+    assert result.exit_code == 1 and not codec.calls
+    assert "a.png: not a .vqc file" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_an_output_that_is_its_input_is_told() -> None:
+    vqc("a.png")
+    result = run("decompress", "a.png")
     assert result.exit_code == 1
     assert "a.png: is the input itself, which would be lost; -o can name another" in result.stderr
 
 
-def test_two_results_with_one_name() -> None:
-    result = run("compress", picture("a.png"), picture("a.jpg"), "-f")
+@pytest.mark.parametrize("to", ["", "out/"])
+def test_pictures_of_one_name_do_not_collide(to: str) -> None:
+    where = ["-o", to] if to else []
+    result = run("compress", picture("a.png"), picture("a.jpg"), *where)
+    assert result.exit_code == 0
+    assert f"note: a.jpg: {to}a.vqc is of another input, so: {to}a.jpg.vqc" in result.stderr
+    assert Path(f"{to}a.vqc").exists() and Path(f"{to}a.jpg.vqc").exists()
+
+
+def test_pictures_of_one_name_in_a_folder_do_not_collide() -> None:
+    Path("in").mkdir()
+    for name in ("in/a.png", "in/a.jpg", "in/b.png"):
+        picture(name)
+    assert run("compress", "-r", "in", "-o", "out").exit_code == 0
+    names = sorted(path.name for path in Path("out").iterdir())
+    assert names == ["a.png.vqc", "a.vqc", "b.vqc"]
+    assert run("decompress", "-r", "out", "-o", "back").exit_code == 0
+    assert len(list(Path("back").iterdir())) == 3
+
+
+def test_an_input_that_failed_claims_no_name() -> None:
+    Path("a.jpg").write_bytes(b"no picture")
+    result = run("compress", "a.jpg", picture("a.png"))
+    assert result.exit_code == 1 and "error: a.jpg: " in result.stderr
+    assert Path("a.vqc").exists() and not Path("a.png.vqc").exists()
+
+
+def test_a_name_that_is_taken_twice_is_refused() -> None:
+    for folder in ("x", "y", "z"):
+        Path(folder).mkdir()
+        picture(f"{folder}/a.png")
+    result = run("compress", "x/a.png", "y/a.png", "z/a.png", "-o", "out")
     assert result.exit_code == 1
-    assert "a.jpg: a.vqc: is the place for the result of a.png already" in result.stderr
-    assert everything() == ["a.jpg", "a.png", "a.vqc"]
+    assert "error: z/a.png: out/a.vqc: is the place for the result of x/a.png" in result.stderr
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png.vqc", "a.vqc"]
+
+
+@pytest.mark.parametrize(
+    "command", ["compress a.png", "decompress a.vqc", "verify a.vqc", "sample"]
+)
+def test_a_number_of_threads_is_set_before_the_work(
+    command: str, codec: FakeCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def note(threads: int) -> None:
+        assert not codec.calls
+        asked.append(threads)
+
+    monkeypatch.setattr("vqcodec.cli.parameters.set_threads", note)
+    picture("a.png")
+    vqc("a.vqc")
+    codec.calls.clear()
+    more = ["-f"] if command != "verify a.vqc" else []
+    assert run(*command.split(), *more, "--threads", "3").exit_code == 0 and asked == [3]
+    assert run(*command.split(), *more).exit_code == 0 and asked == [3]
+    assert run(*command.split(), *more, "--threads", "0").exit_code == 2
+
+
+def test_any_format_reaches_the_codec(codec: FakeCodec) -> None:
+    for more in ([], ["--any-format"]):
+        assert run("compress", picture("a.png"), "-f", *more).exit_code == 0
+        assert codec.calls[-1]["any_format"] == bool(more)
+
+
+def test_an_output_without_the_suffix_is_told() -> None:
+    result = run("compress", picture("a.png"), "-o", "a.bin")
+    assert result.exit_code == 0 and Path("a.bin").exists()
+    assert "note: a.bin: programs will not know it" in result.stderr
+    assert "programs" not in run("compress", "a.png", "-o", "a.VQC").stderr
+    assert "programs" not in run("compress", "a.png", "-o", "-").stderr
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_a_folder_is_made_for_one_file_too(command: str) -> None:
+    source, made = (picture("a.png"), "a.vqc") if command == "compress" else ("a.vqc", "a.png")
+    if command == "decompress":
+        vqc("a.vqc")
+    assert run(command, source, "-o", "new/deep/").exit_code == 0
+    assert Path("new/deep", made).exists()
+    assert run(command, source, "-o", "other/a.bin").exit_code != 0  # no folder was asked for
 
 
 def test_directories_where_files_should_be() -> None:
@@ -459,7 +545,7 @@ def test_ctrl_c_is_one_line(codec: FakeCodec, monkeypatch: pytest.MonkeyPatch) -
     def interrupted(*_: object, **__: object) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(codec, "compress", interrupted)
+    monkeypatch.setattr(codec, "compress_picture", interrupted)
     result = run("compress", picture("a.png"), picture("b.png"))
     assert (result.exit_code, result.stderr) == (130, "vqcodec: interrupted\n")
 
@@ -521,10 +607,10 @@ def test_strange_names_stay_on_one_line() -> None:
             for r in ("-1,0,5,5", "1,,2,3", "1,2,3,4,5", "0,0,1.5,2")
         ),
         *(f"decompress a.vqc --region={r}" for r in ("", "640x480", "1,2,3,", "1,2,3,4,")),
-        *(f"decompress a.vqc --region={'1' * 5000},0,1,1", f"sample --size {'1' * 5000}x1"),
-        "sample --size 10",
-        "sample --size 0x10",
-        "sample --size 99999x99999",
+        *(f"decompress a.vqc --region={'1' * 5000},0,1,1", f"sample --dimensions {'1' * 5000}x1"),
+        "sample --dimensions 10",
+        "sample --dimensions 0x10",
+        "sample --dimensions 99999x99999",
         "sample --temperature inf",
         "train nowhere",
         "nonsense",
@@ -577,14 +663,14 @@ def test_verify_goes_on_after_a_bad_file() -> None:
 @pytest.mark.parametrize("command", ["info", "verify"])
 def test_pixel_limits_are_one_line(command: str) -> None:
     result = run(command, vqc("a.vqc"), "--max-pixels", "23")
-    reason = "6 x 4 is more than 23 pixels; --max-pixels sets the limit"
+    reason = "6 x 4 is over the limit of 23 pixels (max_pixels)"
     line = f"vqcodec: error: a.vqc: chunk 'header' at byte 12: {reason}\n"
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", line)
     assert run(command, "a.vqc", "--max-pixels", "24").exit_code == 0
 
 
 def test_samples_make_a_contact_sheet(codec: FakeCodec) -> None:
-    arguments = "sample -n 5 --size 20x10 --seed 3 --temperature 0.5 --top-p 0.9 -q 70"
+    arguments = "sample -n 5 --dimensions 20x10 --seed 3 --temperature 0.5 --top-p 0.9 -q 70"
     assert run(*arguments.split()).exit_code == 0
     with Image.open("samples.png") as sheet:
         assert sheet.size == (3 * 20 + 2 * 4, 2 * 10 + 4)
@@ -769,7 +855,7 @@ def test_what_another_program_wrote_meanwhile_is_kept(
         Path("new.bin").write_bytes(b"theirs")
         return "0" * 2 * count
 
-    monkeypatch.setattr(files.secrets, "token_hex", name_of_temporary)
+    monkeypatch.setattr(secrets, "token_hex", name_of_temporary)
     with contextlib.nullcontext() if force else pytest.raises(FileExistsError, match="meanwhile"):
         files.write("new.bin", b"ours", force)
     assert Path("new.bin").read_bytes() == (b"ours" if force else b"theirs")

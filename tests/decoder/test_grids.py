@@ -18,7 +18,6 @@ from vqcodec import codec, limits, models
 from vqcodec.bitstream import container
 from vqcodec.bitstream.container import Container
 from vqcodec.bitstream.tiles import Tile, split
-from vqcodec.decoder import grids
 from vqcodec.decoder.workers import Reader
 from vqcodec.encoder import refine
 from vqcodec.encoder import tile as tile_coding
@@ -87,7 +86,7 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
     assert shares == sorted(shares) and len(shares) == 6 and shares[-1] == 1
     shapes = loaded.config.grid_shapes(50, 70)
     for grid, shape, level in zip(found.grids, shapes, loaded.config.levels, strict=True):
-        assert (grid.shape, grid.dtype) == ((*shape, level.slices), np.uint16)
+        assert grid.shape == (*shape, level.slices) and grid.dtype == np.uint16
     for tile, levels in by_tile(data, model, found.grids):
         for number, part in enumerate(parsed.tile_parts(tile.number)):
             first, last = (
@@ -104,13 +103,15 @@ def test_what_was_written_is_read(model: str, small_tiles: int, effort: int) -> 
                 np.testing.assert_array_equal(got, want[0].numpy())
 
 
-def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refinement_sees_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With margins as wide as the picture, tiles are searched as the whole picture is."""
 
-    def look(_: object, decode: object, latent: torch.Tensor, *rest: object, safe: bool) -> Any:
+    def shifted(
+        _: object, decode: object, latent: torch.Tensor, *rest: object, keep_best: bool
+    ) -> Any:
         return latent + 0.3 * latent.amax((2, 3), keepdim=True)  # of all that it is shown
 
-    monkeypatch.setattr(refine, "refine", look)
+    monkeypatch.setattr(refine, "refine", shifted)
 
     def found(side: int, margin: int) -> list[Index]:
         monkeypatch.setattr(limits, "TILE", side)
@@ -124,7 +125,7 @@ def test_looks_see_what_is_around_a_tile(model: str, monkeypatch: pytest.MonkeyP
     assert same(found(32, 96), whole) and not same(found(32, 0), whole)
 
 
-def test_looks_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refinement_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source, autoencoder = picture(96, 64), models.load(model).autoencoder
     sizes, errors, plain = [], [], autoencoder.decode
 
@@ -148,7 +149,7 @@ def test_looks_in_either_precision(model: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_last_choice_goes_by_expected_lengths(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where they make all but the zero code dear, all is zero; without looks none are asked for."""
+    """If only the zero code is cheap, all is zero; without refinement steps none are asked for."""
 
     def dear(
         model: models.Model,
@@ -215,7 +216,7 @@ def test_only_needed_tiles_are_decoded(
 
     monkeypatch.setattr(Reader, "read", count)
     found = read_grids(data, model=model, region=region)
-    box = grids.box_of(found.container, region)
+    box = found.box
     assert sorted(seen) == [tile.number for tile in windows.needed(loaded, 40, 220, box)]
     assert (len(seen) < 14) == (region[2] < 220)
     for (tile, got), (_, want) in zip(
@@ -237,7 +238,7 @@ def test_regions_outside_the_picture(
 ) -> None:
     model = str(tiny_weights["vq-vae"])
     data = codec.compress(picture(30, 20), 60, effort=0, model=model)
-    for read in (grids.read_grids, codec.decompress):
+    for read in (read_grids, codec.decompress):
         with pytest.raises(ValueError, match="is not inside 30 x 20"):
             read(data, model=model, region=region)
 
@@ -322,6 +323,7 @@ def test_every_tile_has_checks_of_its_own(tiny_weights: dict[str, Path], small_t
 
 
 @pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.slow
 def test_a_damaged_tile_costs_a_tile(
     tiny_weights: dict[str, Path],
     small_tiles: int,

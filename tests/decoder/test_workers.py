@@ -1,4 +1,4 @@
-"""readers.py: several processes read what one reads, and nothing hangs on them."""
+"""workers.py: several processes read what one reads, and nothing hangs on them."""
 
 import io
 import json
@@ -80,6 +80,7 @@ def test_workers_read_what_one_process_reads(
 
 
 @pytest.mark.parametrize("many", [1, 3])
+@pytest.mark.slow
 def test_workers_with_many_tiles_use_int8(
     model: str, data: bytes, many: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_worker_answers_tile_by_tile(model: str, data: bytes, int8: bool) -> N
     assert sink.getvalue() == line + want[0] + line + want[1]
 
 
+@pytest.mark.slow
 def test_every_worker_may_fail(model: str, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = read_grids(data, model=model).grids
     for program in ("raise SystemExit(1)", "print('{}')", "print('[]')", "print(7)"):
@@ -214,11 +216,14 @@ def test_workers_end_with_the_process_that_started_them(
     path.write_bytes(data)
     code = f"""
 import sys, time
+from vqcodec.decoder.grids import read_grids
+from vqcodec.options import DecodeOptions
 def wait(share):
     if share == 0.5:
         print("begun", flush=True)
         time.sleep(60)
-read_grids(open({str(path)!r}, "rb").read(), model={model!r}, workers=3, progress=wait)
+options = DecodeOptions(model={model!r}, workers=3)
+read_grids(open({str(path)!r}, "rb").read(), options, progress=wait)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None and parent.stdout.readline() == b"begun\n"

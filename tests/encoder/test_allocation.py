@@ -24,7 +24,8 @@ PHOTO = PRESETS["photo"]
 def noise(strength: float, height: int = 700, width: int = 40) -> NDArray[np.uint8]:
     """Grey noise, `strength` times black to white at most."""
     levels = np.random.default_rng(0).uniform(-0.5, 0.5, (height, width, 1)) * strength * 255
-    return np.broadcast_to(127.5 + levels, (height, width, 3)).round().astype(np.uint8)
+    grey: NDArray[np.uint8] = (127.5 + levels).round().astype(np.uint8)
+    return np.broadcast_to(grey, (height, width, 3))
 
 
 def test_small_coefficients_are_lost_and_of_large_ones_the_level() -> None:

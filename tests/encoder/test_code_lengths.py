@@ -1,14 +1,13 @@
-"""lengths.py: what codes cost for the exact prior, as the search is told."""
+"""code_lengths.py: what each code costs by the prior, as the search takes it."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import TINY
+from helpers import TINY, cross_entropy_bits
 
 from vqcodec import models
 from vqcodec.encoder import code_lengths as lengths
-from vqcodec.prior.wavefront_scan import cross_entropy_bits
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -18,7 +17,8 @@ def test_real_lengths_are_those_of_the_coder(
     """And the rest is marginal: chosen codes cost what the prior says, mixed as is said."""
     model, quality = models.load(str(tiny_weights[name])), torch.tensor([70.4])
     latent = torch.randn(1, model.quantizer.dim, 16, 8, generator=torch.Generator().manual_seed(1))
-    grids, levels = model.quantizer(latent, quality).grids, len(model.config.levels)
+    grids: list[torch.Tensor] = model.quantizer(latent, quality).grids
+    levels = len(model.config.levels)
 
     def choose(count: int) -> list[torch.Tensor]:
         return grids[:count]

@@ -34,7 +34,7 @@ def test_dissimilarity_is_one_minus_ms_ssim(height: int, width: int) -> None:
 def test_maps_made_again_give_the_same_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     x = picture(100)
     y = (x + 0.1).clamp(0, 1).requires_grad_()
-    gradients = []
+    gradients: list[torch.Tensor] = []
     for kept in (0, 2**19):
         monkeypatch.setattr(perception, "KEPT_PIXELS", kept)
         gradients += torch.autograd.grad(dissimilarity(y, x).sum(), y)

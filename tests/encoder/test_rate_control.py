@@ -20,7 +20,7 @@ def smooth(quality: float) -> float:
 
 
 def stepped(share: float) -> Curve:
-    """As if every other integer that the networks are told made files larger by a share."""
+    """As if every other quality that the file signals made files larger by a share."""
     return lambda quality: smooth(quality) * (1 + share * (round(quality) % 2))
 
 

@@ -32,7 +32,7 @@ def test_the_step_lowers_the_error(
     model = models.Model(tiny_weights[name])
     rgb = draw(np.random.default_rng(3), 64)[:48]
     (tile,) = tiles.split(48, 64, model.config.strides[0])
-    levels, told = len(model.config.levels), torch.tensor([QUALITY])
+    levels, signalled = len(model.config.levels), torch.tensor([QUALITY])
     if decoded_before:
         shapes = model.config.grid_shapes(48, 64)
         zero = [
@@ -44,12 +44,12 @@ def test_the_step_lowers_the_error(
     before = latent.clone()
 
     def decode(y: torch.Tensor) -> torch.Tensor:
-        return model.autoencoder.decode(y, told)
+        return model.autoencoder.decode(y, signalled)
 
-    refined = refine.refine(model.quantizer, decode, latent, picture, told, 1, 2, levels)
+    refined = refine.refine(model.quantizer, decode, latent, picture, signalled, 1, 2, levels)
     assert refined.shape == latent.shape and latent.equal(before)
     with torch.inference_mode():
-        chosen = model.quantizer(latent, told, beam=2).latent
+        chosen = model.quantizer(latent, signalled, beam=2).latent
         errors = [
             float((decode(y) - picture).square().sum())
             for y in (chosen, chosen + (refined - latent))
@@ -104,13 +104,13 @@ def test_a_step_that_leads_astray_is_not_taken() -> None:
         wrong = y.detach() + (y - y.detach()) * torch.tensor([1.0, -40.0])[:, None, None, None]
         return network.decode(wrong, quality)
 
-    def refined(safe: bool) -> torch.Tensor:
-        rest = 2, 5, 2, None, None, safe
+    def refined(keep_best: bool) -> torch.Tensor:
+        rest = 2, 5, 2, None, None, keep_best
         return refine.refine(Nothing(), decode, start, picture, quality, *rest)
 
-    first, second = refined(safe=True)
-    assert first.equal(refined(safe=False)[0])
-    assert second.equal(start[1]) and not refined(safe=False)[1].equal(start[1])
+    first, second = refined(keep_best=True)
+    assert first.equal(refined(keep_best=False)[0])
+    assert second.equal(start[1]) and not refined(keep_best=False)[1].equal(start[1])
 
 
 def test_the_best_step_for_ms_ssim_may_have_more_squared_error() -> None:
@@ -147,8 +147,8 @@ class Choice(Quantizer):
         super().__init__(TINY["residual"])
         self.latent = latent
 
-    def forward(self, *_: object, levels: int, beam: int, weights: None, **__: object) -> Quantized:
-        assert (levels, beam) == (2, 5)
+    def forward(self, *_: object, **options: object) -> Quantized:
+        assert (options["levels"], options["beam"]) == (2, 5)
         return Quantized(self.latent.detach().clone(), [], torch.zeros(3))
 
 
@@ -164,23 +164,23 @@ def test_efforts_differ_in_steps_and_paths(
 
     real = refine.refine  # and of a model so small steps may not be worth it
 
-    def looking(*arguments: Any, safe: bool) -> torch.Tensor:
-        assert safe
+    def refined(*arguments: Any, keep_best: bool) -> torch.Tensor:
+        assert keep_best
         return real(*arguments)
 
-    monkeypatch.setattr(refine, "refine", looking)
+    monkeypatch.setattr(refine, "refine", refined)
     written = write(1), write(2)
     asked: list[int] = []
 
-    def blind(
-        quantizer: Quantizer, decode: object, latent: torch.Tensor, *rest: object, safe: bool
+    def unrefined(
+        quantizer: Quantizer, decode: object, latent: torch.Tensor, *rest: object, keep_best: bool
     ) -> torch.Tensor:
         picture, quality, steps, *_ = rest
-        assert isinstance(steps, int) and safe
+        assert isinstance(steps, int) and keep_best
         asked.append(steps)
         return latent
 
-    monkeypatch.setattr(refine, "refine", blind)
+    monkeypatch.setattr(refine, "refine", unrefined)
     for effort, (steps, *_) in enumerate(tile_coding.EFFORTS["psnr"]):
         assert write(effort) not in written
         assert asked.pop() == steps

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ Rows = list[dict[str, str]]
 def run(*arguments: str | Path) -> Result:
     # Typer before 0.16 mixes the two outputs unless told otherwise; later it knows no such option.
     apart = "mix_stderr" in inspect.signature(CliRunner).parameters
-    runner = CliRunner(**{"mix_stderr": False} if apart else {})
-    return runner.invoke(app, ["evaluate", *map(str, arguments)])
+    options: Any = {"mix_stderr": False} if apart else {}
+    return CliRunner(**options).invoke(app, ["evaluate", *map(str, arguments)])
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""beam.py: the search for a sum of codes, against trying all sums."""
+"""beam_search.py: the search for a sum of codes, against trying all sums."""
 
 import itertools
 

@@ -119,7 +119,7 @@ def test_weights_move_bits_to_where_errors_count() -> None:
     assert all(a.equal(b) for a, b in zip(plain.grids, same.grids, strict=True))
 
     def errors(weights: torch.Tensor) -> torch.Tensor:
-        chosen = quantizer(latent, quality, beam=4, weights=weights).latent
+        chosen: torch.Tensor = quantizer(latent, quality, beam=4, weights=weights).latent
         return (latent - chosen).square().sum(1)
 
     half = weights.clone()
@@ -246,8 +246,8 @@ def test_levels_worth_counts_up_to_the_last_slice_that_says_something() -> None:
 
 def test_code_lengths_are_of_the_row_that_the_prior_takes() -> None:
     quality = torch.linspace(0, 100, 1001)
-    told = torch.tensor([round(q) for q in quality.tolist()])
-    assert torch.equal(rate_bins(quality), told * RATE_BINS // QUALITIES)
+    signalled = torch.tensor([round(q) for q in quality.tolist()])
+    assert torch.equal(rate_bins(quality), signalled * RATE_BINS // QUALITIES)
 
 
 def test_higher_quality_spends_bits_and_lowers_error() -> None:

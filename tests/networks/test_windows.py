@@ -139,13 +139,13 @@ def test_without_margins_there_would_be_seams(
 
 def test_reach_is_as_far_as_the_networks_see(model: Model) -> None:
     """Everything that a pixel, or a latent vector, depends on lies within reach of it."""
-    config, told = model.config, torch.tensor([QUALITY])
+    config, signalled = model.config, torch.tensor([QUALITY])
     base, cells = config.base_stride, 64
     middle = base * cells // 2
     latent = torch.randn(1, config.latent_dims[-1], 2, cells, requires_grad=True)
     farthest = 0
     for x in range(middle, middle + 2 * base):  # one cell of the decoder's coarsest grid
-        pixel = model.autoencoder.decode(latent, told)[0, :, 0, x].sum()
+        pixel = model.autoencoder.decode(latent, signalled)[0, :, 0, x].sum()
         (gradient,) = torch.autograd.grad(pixel, latent)
         seen = gradient.abs().sum((0, 1, 2)).nonzero().flatten()
         first, last = base * int(seen.min()), base * int(seen.max()) + base - 1
@@ -154,7 +154,7 @@ def test_reach_is_as_far_as_the_networks_see(model: Model) -> None:
     # A window holds whole cells, of which it needs one pixel each.
     assert config.decoder_reach - 2 * base < farthest - base + 1 <= config.decoder_reach
     picture = torch.rand(1, 3, base, base * cells, requires_grad=True)
-    vector = model.autoencoder.encode(picture, told)[0, :, 0, cells // 2].sum()
+    vector = model.autoencoder.encode(picture, signalled)[0, :, 0, cells // 2].sum()
     (gradient,) = torch.autograd.grad(vector, picture)
     seen = gradient.abs().sum((0, 1, 2)).nonzero().flatten()
     farthest = max(middle - int(seen.min()), int(seen.max()) - (middle + base - 1))

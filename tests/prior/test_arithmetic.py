@@ -73,7 +73,8 @@ def test_sums_that_saturate_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def saturating(rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         shifted, weight = rows.long() + 128, matrix.long()
-        pairs = shifted.unflatten(1, (-1, 2))[..., None] * weight.unflatten(0, (-1, 2))
+        rows_of_pairs = shifted.reshape(len(rows), -1, 2, 1)
+        pairs = rows_of_pairs * weight.reshape(-1, 2, weight.shape[1])
         sums = pairs.sum(2).clamp(-(2**15), 2**15 - 1).sum(1)
         return (sums - 128 * weight.sum(0)).int()
 

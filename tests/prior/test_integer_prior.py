@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import cross_entropy_bits
 from numpy.typing import NDArray
 
 from vqcodec.config import Level, ModelConfig, PriorConfig
 from vqcodec.errors import ModelError
-from vqcodec.prior import integer_prior as integer_prior
 from vqcodec.prior import wavefront_scan
-from vqcodec.prior.arithmetic import FloatArithmetic, Int8Arithmetic, int8_is_right
+from vqcodec.prior.arithmetic import Arithmetic, FloatArithmetic, Int8Arithmetic, int8_is_right
 from vqcodec.prior.freeze import freeze
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
-from vqcodec.prior.wavefront_scan import Step, cross_entropy_bits, scan, scan_known
+from vqcodec.prior.wavefront_scan import Step, scan, scan_known
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -227,7 +227,7 @@ class Reference:
 
 
 class CountsReference:
-    """Section 5, *AdaptiveCounts*, in Python's integers."""
+    """Section 5, *Adaptive counts*, in Python's integers."""
 
     def __init__(self, size: int) -> None:
         self.correction, self.expected = [0] * size, [0] * size
@@ -261,7 +261,7 @@ def expected(
 
 @pytest.mark.parametrize("coarse", SHAPES)
 @pytest.mark.parametrize(("batch", "gain"), [(1, 1.0), (3, 4.0)])
-def test_walk_and_known_agree_with_the_reference(
+def test_scan_and_scan_known_agree_with_the_reference(
     coarse: tuple[int, int], batch: int, gain: float
 ) -> None:
     tensors = tiny_tensors(seed=coarse[0], gain=gain)
@@ -274,8 +274,10 @@ def test_walk_and_known_agree_with_the_reference(
             np.testing.assert_array_equal(frequencies, flat[:, places])
         return ordered(step, grids)
 
-    int8 = [Int8Arithmetic(least=0)] if int8_is_right() else []
-    for arithmetic in (FloatArithmetic(), FloatArithmetic(np.float64), *int8):
+    ways: list[Arithmetic] = [FloatArithmetic(), FloatArithmetic(np.float64)]
+    if int8_is_right():
+        ways.append(Int8Arithmetic(least=0))
+    for arithmetic in ways:
         prior = IntegerPrior(CONFIG, tensors, arithmetic)
         scanned = scan(prior, shapes_from(coarse), 37, choose, batch)
         for got, grid in zip(scanned, grids, strict=True):
@@ -447,19 +449,3 @@ def test_more_channels_than_sums_have_room_for_are_refused() -> None:
 def test_no_torch_is_imported() -> None:
     code = "import sys, vqcodec.prior.range_coder; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_skewed_rows_never_collide() -> None:
-    """Each position has a row of its own, and taps outside the grid hit no position's row."""
-    taps = (*integer_prior.FIRST_TAPS, *integer_prior.LAYER_TAPS, *integer_prior.AROUND)
-    for h in range(1, 16):
-        for w in range(1, 16):
-            step = min(h + wavefront_scan.PAD_ROWS, w // 2 + 2)
-            rows = {(j + 2 * i) * step + i: (i, j) for i in range(h) for j in range(w)}
-            assert len(rows) == h * w
-            for row, (i, j) in rows.items():
-                for dy, dx in taps:
-                    y, x = i + dy, j + dx
-                    inside = 0 <= y < h and 0 <= x < w
-                    found = rows.get(row + (dx + 2 * dy) * step + dy)
-                    assert found == ((y, x) if inside else None)

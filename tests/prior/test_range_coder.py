@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from helpers import cross_entropy_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,8 +19,14 @@ from vqcodec.errors import CorruptChunk
 from vqcodec.prior.freeze import freeze
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.network import Prior
-from vqcodec.prior.range_coder import StreamReader, StreamWriter, decode_grids, encode_grids
-from vqcodec.prior.wavefront_scan import Step, cross_entropy_bits, scan
+from vqcodec.prior.range_coder import (
+    IndexGrid,
+    StreamReader,
+    StreamWriter,
+    decode_grids,
+    encode_grids,
+)
+from vqcodec.prior.wavefront_scan import Step, scan
 
 CONFIG = ModelConfig(
     name="tiny",
@@ -245,10 +252,12 @@ def test_lengths_that_lie_are_corrupt() -> None:
         for lie in (stream[:-9], stream[:1], b"", stream + bytes(9), stream * 2):
             wrong = [*streams[:part], lie, *streams[part + 1 :]]
             told: list[int] = []
+
+            def note(got: list[IndexGrid], told: list[int] = told) -> None:
+                told.append(len(got))
+
             with pytest.raises(CorruptChunk, match="stream|words"):
-                decode_grids(
-                    prior, wrong, shapes, QUALITY, 1, lambda got, told=told: told.append(len(got))
-                )
+                decode_grids(prior, wrong, shapes, QUALITY, 1, note)
             assert told == [*range(1, part + 1)]  # parts before it are whole
     for shapes_too in (shapes[:2], [], [*shapes, shapes[-1]]):
         with pytest.raises(ValueError, match="shapes"):

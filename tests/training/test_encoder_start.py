@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, ignore, same_weights
+from helpers import TINY, same_weights
 from tiny_runs import tiny_options
 
 from vqcodec import models
+from vqcodec.options import ignore
 from vqcodec.training import encoder_start, journal, train
 from vqcodec.training import run as train_run
 from vqcodec.training.data import CropSource

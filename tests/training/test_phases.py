@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, ignore
+from helpers import TINY
 from tiny_runs import tiny_options as options
 
 from vqcodec import models
 from vqcodec.config import PRESETS
 from vqcodec.encoder import code_lengths as lengths
+from vqcodec.options import ignore
 from vqcodec.training import objective, phases, startup, train
 from vqcodec.training.data import CropSource
 from vqcodec.training.drawings import draw

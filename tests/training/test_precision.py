@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import ignore
 from tiny_runs import tiny_options
 
 from vqcodec.networks.autoencoder import Autoencoder
+from vqcodec.options import ignore
 from vqcodec.prior.network import Prior
 from vqcodec.training import precision, train
 

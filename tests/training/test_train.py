@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, ignore, same_weights
+from helpers import TINY, same_weights
 from PIL import Image
 from tiny_runs import tiny_options as options
 
 from vqcodec import models
 from vqcodec.config import PRESETS
 from vqcodec.errors import ImageError, ModelError
+from vqcodec.options import ignore
 from vqcodec.training import journal, phases, train
 from vqcodec.training import run as train_run
 from vqcodec.training.drawings import draw
@@ -117,7 +118,8 @@ def test_ctrl_c_keeps_the_step(
         each.output.parent.mkdir()
     train.run(straight, ignore)
 
-    for at in (("autoencoder", 4), ("prior", 2)):
+    stops: list[tuple[str, int]] = [("autoencoder", 4), ("prior", 2)]
+    for at in stops:
         stopped_after: list[int | None] = []
 
         def press(

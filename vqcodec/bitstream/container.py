@@ -315,8 +315,8 @@ def _parse_header(reader: _Reader, max_pixels: int) -> Container:
     model_id = reader.take(MODEL_ID_BYTES)
     width, height = reader.varint(), reader.varint()
     if width * height > max_pixels:
-        size = f"{width} x {height} is more than {max_pixels} pixels"
-        raise reader.corrupt(f"{size}; --max-pixels sets the limit")
+        limit = f"the limit of {max_pixels} pixels (max_pixels)"
+        raise reader.corrupt(f"{width} x {height} is over {limit}")
     quality, level_count = reader.take(2)
     try:  # before the part table, whose length they decide
         _check_ranges(width, height, quality, level_count)

@@ -3,65 +3,40 @@
 Nothing here imports torch or NumPy before a command needs it: `--help` and `info` answer at once.
 """
 
-import functools
-import os
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from vqcodec import files, limits
+from vqcodec import files
+from vqcodec.cli import coding
 from vqcodec.cli.console import (
-    Advance,
     Report,
     Ticker,
     TrainingDisplay,
-    describe_file,
-    info_text,
     one_line,
     one_line_errors,
 )
 from vqcodec.cli.parameters import (
-    Bpp,
     Effort,
     Force,
-    Inputs,
     Json,
-    Levels,
-    MaxMemory,
-    MaxPixels,
     ModelName,
-    ModelOrTune,
-    Output,
-    Psnr,
     Quality,
-    QualityOrTarget,
-    Recursive,
-    Region,
-    Size,
-    Tune,
-    Weights,
-    Workers,
+    Threads,
     finite,
     one_of,
     parse_names,
     parse_qualities,
-    parse_region,
     parse_size,
     picture_suffix,
-    pixel_limit,
-    plan_jobs,
     print_version,
+    use_threads,
 )
 from vqcodec.config import Tuning
-from vqcodec.files import PICTURES, STREAM, Job
-from vqcodec.options import Callbacks, DecodeOptions, EncodeOptions
 
 __all__ = ["app"]
-
-VQC = frozenset({".vqc"})
 
 
 class Group(TyperGroup):
@@ -91,169 +66,11 @@ def main(
         typer.Option("--version", callback=print_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Compress pictures with a residual VQ-VAE and an autoregressive prior."""
+    """Compress photographs into small .vqc files by a neural network, and read them again."""
 
 
-@app.command()
-def compress(
-    inputs: Inputs,
-    output: Output = None,
-    quality: QualityOrTarget = None,
-    bpp: Bpp = None,
-    size: Size = None,
-    psnr: Psnr = None,
-    effort: Effort = 1,
-    levels: Levels = None,
-    tune: Tune = None,
-    model: ModelOrTune = None,
-    force: Force = False,
-    strip: Annotated[bool, typer.Option("--strip", help="Leave out ICC, EXIF and XMP.")] = False,
-    check: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Decode each file before it is written.")
-    ] = True,
-    max_pixels: MaxPixels = limits.MAX_PIXELS,
-    max_memory: MaxMemory = None,
-    workers: Workers = None,
-    as_json: Json = False,
-    recursive: Recursive = False,
-) -> None:
-    """Compress pictures into .vqc files, beside them or at OUT.
-
-    The quality is -q, or what --bpp, --size or --psnr needs, found by trying 4 or 5, for each
-    picture anew.
-    """
-    one_of(quality=quality, bpp=bpp, size=size, psnr=psnr)
-    one_of(tune=tune, model=model)
-    options = EncodeOptions(
-        quality=quality,
-        bpp=bpp,
-        size=size,
-        psnr=psnr,
-        effort=effort,
-        levels=levels,
-        tune=tune,
-        model=model,
-        strip=strip,
-        check=check,
-        max_pixels=pixel_limit(max_pixels, max_memory),
-        workers=workers,
-    )
-    report = Report(as_json)
-    jobs = plan_jobs(report, inputs, output, ".vqc", PICTURES, recursive, force)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import codec  # imports torch, seconds: keep it out of --help
-
-        start = time.perf_counter()
-        found: list[float] = []
-        before = os.path.getsize(job.source) if files.identity(job.source) else None
-        data = codec.compress_picture(
-            files.read_stdin() if job.source == STREAM else job.source,
-            options,
-            Callbacks(functools.partial(report.note, job.source), found.append, advance),
-        )
-        files.write(job.target, data, force, job.new_folders)
-        if before is not None and before < len(data):
-            report.note(job.source, f"the result is larger: {len(data)} bytes, not {before}")
-        fields = describe_file(data, options.max_pixels) | {"quality": found[0]}
-        report.done(
-            job,
-            f"{fields['num_bytes']} bytes, {fields['bpp']:.3f} bpp, quality {found[0]:g}",
-            **fields,
-            seconds=round(time.perf_counter() - start, 3),
-        )
-
-    report.each(jobs, work)
-
-
-@app.command()
-def decompress(
-    inputs: Inputs,
-    output: Output = None,
-    levels: Levels = None,
-    region: Region = None,
-    partial: Annotated[
-        bool, typer.Option("--partial", help="Decode what there is of a cut or damaged file.")
-    ] = False,
-    model: Weights = None,
-    max_pixels: MaxPixels = limits.MAX_PIXELS,
-    max_memory: MaxMemory = None,
-    workers: Workers = None,
-    force: Force = False,
-    as_json: Json = False,
-    recursive: Recursive = False,
-) -> None:
-    """Decompress .vqc files into pictures: .png, or what the name of OUT says."""
-    suffix = picture_suffix(output, several=recursive or len(inputs) > 1)
-    options = DecodeOptions(
-        levels=levels,
-        region=parse_region(region) if region is not None else None,
-        partial=partial,
-        model=model,
-        max_pixels=pixel_limit(max_pixels, max_memory),
-        workers=workers,
-    )
-    report = Report(as_json)
-    jobs = plan_jobs(report, inputs, output, ".png", VQC, recursive, force)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import codec
-        from vqcodec.picture import writing
-
-        start = time.perf_counter()
-        data = files.read_vqc(job.source)
-        callbacks = Callbacks(functools.partial(report.note, job.source), progress=advance)
-        picture = codec.decompress_picture(data, options, callbacks)
-        written = writing.write_picture(picture, suffix)
-        if lost := writing.left_out(picture, suffix):
-            report.note(job.source, lost)
-        files.write(job.target, written, force, job.new_folders)
-        report.done(
-            job,
-            f"{picture.width} x {picture.height}",
-            **describe_file(data, options.max_pixels),
-            output_bytes=len(written),
-            seconds=round(time.perf_counter() - start, 3),
-        )
-
-    report.each(jobs, work)
-
-
-@app.command()
-def info(inputs: Inputs, max_pixels: MaxPixels = limits.MAX_PIXELS, as_json: Json = False) -> None:
-    """Show what .vqc files hold: size, quality, model, bytes of each part. Also of cut files."""
-    report = Report(as_json)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import models
-
-        fields = describe_file(files.read_vqc(job.source), max_pixels)
-        name = models.name_of(bytes.fromhex(fields["model_id"]))
-        fields = {"input": job.source, **fields, "model": name}
-        report.show(info_text(fields), **fields)
-
-    report.each([Job(name, STREAM) for name in inputs], work)
-
-
-@app.command()
-def verify(
-    inputs: Inputs,
-    model: Weights = None,
-    max_pixels: MaxPixels = limits.MAX_PIXELS,
-    workers: Workers = None,
-    as_json: Json = False,
-) -> None:
-    """Decode .vqc files and check every checksum; the exit status is 0 if all are right."""
-    report = Report(as_json)
-
-    def work(job: Job, advance: Advance) -> None:
-        from vqcodec import codec
-
-        data = files.read_vqc(job.source)
-        codec.verify(data, model, max_pixels=max_pixels, workers=workers)
-        report.show(f"{one_line(job.source)}: ok", input=job.source, ok=True)
-
-    report.each([Job(name, STREAM) for name in inputs], work)
+for command in (coding.compress, coding.decompress, coding.info, coding.verify):
+    app.command()(command)
 
 
 @app.command()
@@ -393,24 +210,44 @@ def train(
 
 @app.command()
 def sample(
-    count: Annotated[int, typer.Option("-n", "--count", min=1, max=4096, help="Pictures.")] = 16,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, max=4096, help="How many pictures.")
+    ] = 16,
     output: Annotated[
-        str, typer.Option("-o", "--output", metavar="OUT", help="Contact sheet; - is stdout.")
+        str,
+        typer.Option(
+            "-o", "--output", metavar="OUT", help="Contact sheet to write; - is standard output."
+        ),
     ] = "samples.png",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     temperature: Annotated[
-        float, typer.Option(min=0, callback=finite, help="Below 1: likelier, plainer.")
+        float,
+        typer.Option(
+            min=0,
+            callback=finite,
+            help="Below 1: likelier and plainer pictures; 0: always the likeliest.",
+        ),
     ] = 1.0,
     top_p: Annotated[
-        float, typer.Option(min=0, max=1, callback=finite, help="Share of the probability to use.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Draw among the likeliest indices that hold this share of the probability.",
+        ),
     ] = 1.0,
-    size: Annotated[str, typer.Option(metavar="WxH", help="Of each, in pixels.")] = "256x256",
+    dimensions: Annotated[
+        str, typer.Option(metavar="WxH", help="Width and height of each picture, in pixels.")
+    ] = "256x256",
     quality: Quality = 30,
     model: ModelName = "photo",
+    threads: Threads = None,
     force: Force = False,
 ) -> None:
-    """Draw new pictures from the prior, as one contact sheet."""
-    width, height = parse_size(size, count)
+    """Draw new pictures from the prior, the model of what is likely; write one contact sheet."""
+    use_threads(threads)
+    width, height = parse_size(dimensions, count)
     suffix = picture_suffix(output)
     files.check_target(output, force)
     from vqcodec import codec
@@ -433,14 +270,20 @@ def sample(
 @app.command()
 def demo(
     picture: Annotated[
-        Path | None, typer.Argument(exists=True, dir_okay=False, help="Default: draws one.")
+        Path | None,
+        typer.Argument(
+            metavar="PICTURE",
+            exists=True,
+            dir_okay=False,
+            help="Picture to try; without it, a photograph that comes with vqcodec.",
+        ),
     ] = None,
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Where the results go.")
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Directory for the results.")
     ] = Path("demo"),
     force: Force = False,
 ) -> None:
-    """Try the codec on one picture: size, bpp and PSNR at a few qualities."""
+    """Try the codec on one picture at three qualities: bytes, bits per pixel, PSNR, seconds."""
     from vqcodec.cli.demo import demo as trials
 
     print("quality    bytes    bpp  PSNR dB  encode s  decode s")
@@ -454,27 +297,30 @@ def demo(
 @app.command()
 def evaluate(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Pictures.")
+        Path,
+        typer.Argument(metavar="DIR", exists=True, file_okay=False, help="Folder of pictures."),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="OUT", help="Where the report goes.")
+        Path, typer.Option("-o", "--output", metavar="OUT", help="Directory for the report.")
     ] = Path("report"),
     qualities: Annotated[
-        str, typer.Option(metavar="Q,Q,...", help="Of vqcodec.")
+        str, typer.Option(metavar="Q,Q,...", help="Qualities of vqcodec to measure.")
     ] = "5,20,30,40,50,60,70,80,95",
     baselines: Annotated[
         str, typer.Option(metavar="NAME,...", help="Codecs to compare with, or none.")
     ] = "jpeg,webp,avif,jpeg2000",
     effort: Effort = 1,
     model: ModelName = "photo",
+    threads: Threads = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Measure bytes and quality over all pictures below DIR; write tables and plots."""
+    """Measure bytes and quality of vqcodec and other codecs over all pictures below DIR."""
     from vqcodec.evaluation import evaluate as evaluation
     from vqcodec.evaluation import report as results
     from vqcodec.evaluation.baselines import BASELINES
 
+    use_threads(threads)
     rates, names = parse_qualities(qualities), parse_names(baselines, BASELINES)
     results.check_targets(output, force)
     report = Report(as_json)
@@ -503,22 +349,26 @@ def models(as_json: Json = False) -> None:
     cards = models.cards()
     width = max([len("name"), *(len(card.name) for card in cards)])
     if not as_json:
-        print(f"{'name':{width}}  {'id':16}  {'bytes':>10}  note")
+        print(f"{'name':{width}}  {'id':8}  {'bytes':>10}  note")
     for card in cards:
-        row = f"{card.name:{width}}  {card.model_id}  {card.num_bytes:10}  {card.note}"
+        row = f"{card.name:{width}}  {card.model_id:8}  {card.num_bytes:10}  {card.note}"
         report.show(row.rstrip(), **asdict(card))
 
 
 @app.command()
 def doctor(model: ModelName = "photo", as_json: Json = False) -> None:
-    """Check that this machine computes exactly, however it does; the exit status is 0 if so."""
-    from vqcodec.cli import doctor as examination
+    """Check that this machine computes exactly what decoding needs, in every way that it can.
+
+    Exit status 0 if it does.
+    """
+    from vqcodec.cli.doctor import print_table
+    from vqcodec.evaluation import exactness
 
     report = Report(as_json)
     with report.bar:
-        found = examination.examine(model, Ticker(report.bar))
+        found = exactness.examine(model, Ticker(report.bar))
     if not as_json:
-        examination.print_table(found)
+        print_table(found)
     report.show(one_line(found.verdict), **found.summary())
     if not found.exact:
         raise typer.Exit(1)

@@ -7,14 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from vqcodec import limits
 from vqcodec.bitstream import container
+from vqcodec.cli.jobs import Job
 from vqcodec.errors import VqcodecError
-from vqcodec.files import Job
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -34,7 +35,7 @@ PATIENCE = 0.7  # seconds of one job before it gets a progress bar
 INTERVAL = 30.0  # seconds between lines of long work, where there is no terminal
 EXPECTED = (VqcodecError, OSError, MemoryError)
 
-Advance = Callable[[float], None]  # told the share of a job that is done, 0..1
+Advance = Callable[[float], None]  # called with the share of a job that is done, 0..1
 
 
 class Report:
@@ -55,9 +56,14 @@ class Report:
             typer.Exit: status 1, if a job failed or was refused before.
         """
         with self.bar:
+            written: set[str] = set()
             for number, job in enumerate(jobs):
+                if job.spare and job.target in written:
+                    self.note(job.source, f"{job.target} is of another input, so: {job.spare}")
+                    job = replace(job, target=job.spare)
                 try:
                     work(job, self.bar.part(number, len(jobs), job.source))
+                    written.add(job.target)
                 except BrokenPipeError:
                     raise  # nobody reads on: no fault of this file
                 except EXPECTED as error:

@@ -2,18 +2,21 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vqcodec import __version__, files, limits
+from vqcodec import __version__, limits
+from vqcodec.cli import jobs
 from vqcodec.cli.console import Report
+from vqcodec.cli.jobs import Job
 from vqcodec.config import Tuning
-from vqcodec.files import STREAM, Job
+from vqcodec.files import STREAM
 from vqcodec.options import LEAST, MOST
+from vqcodec.resources import set_threads
 
 __all__ = [
     "Bpp",
@@ -33,6 +36,7 @@ __all__ = [
     "Recursive",
     "Region",
     "Size",
+    "Threads",
     "Tune",
     "Weights",
     "Workers",
@@ -47,6 +51,7 @@ __all__ = [
     "pixel_limit",
     "plan_jobs",
     "print_version",
+    "use_threads",
 ]
 
 # Peak memory of compress and decompress in bytes, estimated from pictures of 0.1 to 100 megapixels
@@ -66,7 +71,7 @@ UNITS = {
 
 def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no number that can be used")
+        raise typer.BadParameter(f"{value} is not a finite number")
     return value
 
 
@@ -99,31 +104,54 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-Inputs = Annotated[list[str], typer.Argument(metavar="INPUT", help="Files; - is stdin.")]
+Inputs = Annotated[
+    list[str], typer.Argument(metavar="INPUT", help="Files to read; - is standard input.")
+]
 Output = Annotated[
     str | None,
-    typer.Option("-o", "--output", metavar="OUT", help="File or directory; - is stdout."),
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="File or directory to write (a name that ends with / is a directory); - is "
+        "standard output.",
+    ),
 ]
-Force = Annotated[bool, typer.Option("-f", "--force", help="Replace files; write to a terminal.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "-f", "--force", help="Overwrite existing files; allow binary data on a terminal."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print results as JSON, one object per line.")]
 Recursive = Annotated[
     bool,
     typer.Option(
         "-r",
         "--recursive",
-        help="Take what is in directories (not behind links to such); mirror it in OUT.",
+        help="Also take directories, with all below them (symlinked ones are skipped); OUT gets "
+        "the same structure.",
     ),
 ]
 Region = Annotated[
     str | None,
-    typer.Option("--region", metavar="X,Y,W,H", help="Only this part of the picture, in pixels."),
+    typer.Option(
+        "--region",
+        metavar="X,Y,W,H",
+        help="Decode only this part of the picture: left, top, width and height in pixels.",
+    ),
 ]
 Levels = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Only the first N levels of the model.")
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Use only the first N levels of detail (photo has 13): a coarser picture.",
+    ),
 ]
 MaxPixels = Annotated[
     int,
-    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse pictures of more pixels."),
+    typer.Option("--max-pixels", min=1, metavar="N", help="Refuse pictures with more pixels."),
 ]
 MaxMemory = Annotated[
     int | None,
@@ -131,7 +159,7 @@ MaxMemory = Annotated[
         "--max-memory",
         metavar="BYTES",
         parser=parse_bytes,
-        help="Refuse pictures that may take more, as estimated; 800MB, 2GB.",
+        help="Refuse pictures that are estimated to need more memory, for example 800MB or 2GB.",
     ),
 ]
 Workers = Annotated[
@@ -142,12 +170,27 @@ Workers = Annotated[
         min=1,
         metavar="N",
         show_default="processors, up to 4",
-        help="Processes that decode the tiles of a large picture.",
+        help="Processes that decode the tiles of a large picture in parallel; in compress, for "
+        "--verify.",
     ),
 ]
-Effort = Annotated[int, typer.Option(min=0, max=2, help="0 is faster, 2 smaller.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        show_default="as many as processors",
+        help="Threads of each process. With another number, compress may write slightly other "
+        "files, and pixels may differ by a grey level.",
+    ),
+]
+Effort = Annotated[
+    int,
+    typer.Option(min=0, max=2, help="How long to search: 0 is fast, 2 gives the smallest files."),
+]
 Quality = Annotated[
-    int, typer.Option("-q", "--quality", min=0, max=100, help="More: finer, busier.")
+    int, typer.Option("-q", "--quality", min=0, max=100, help="Higher means more detail.")
 ]
 QualityOrTarget = Annotated[
     float | None,
@@ -158,13 +201,15 @@ QualityOrTarget = Annotated[
         max=100,
         callback=finite,
         show_default="50",
-        help="More: larger, finer.",
+        help="Higher means better quality and larger files.",
     ),
 ]
 Bpp = Annotated[
     float | None,
     typer.Option(
-        metavar="BPP", callback=positive, help="Instead of -q: bits per pixel, within 2 %."
+        metavar="BPP",
+        callback=positive,
+        help="Instead of -q: bits per pixel of the file, met within 2 %.",
     ),
 ]
 Size = Annotated[
@@ -172,17 +217,22 @@ Size = Annotated[
     typer.Option(
         metavar="BYTES",
         parser=parse_bytes,
-        help="Instead of -q: never more bytes than this; 20000, 20kB, 64KiB, 1.5MB.",
+        help="Instead of -q: the largest file to write, for example 20000, 20kB, 64KiB or 1.5MB.",
     ),
 ]
 Psnr = Annotated[
     float | None,
-    typer.Option(metavar="DB", callback=positive, help="Instead of -q: the smallest that has it."),
+    typer.Option(
+        metavar="DB",
+        callback=positive,
+        help="Instead of -q: the PSNR in dB to reach, with the smallest file.",
+    ),
 ]
 Tune = Annotated[
     Tuning | None,
     typer.Option(
-        show_default="psnr", help="Shipped model: least squared error, or as eyes see (MS-SSIM)."
+        show_default="psnr",
+        help="What to optimise: squared error (psnr), or perceived quality (ssim: MS-SSIM).",
     ),
 ]
 ModelOrTune = Annotated[
@@ -191,14 +241,27 @@ ModelOrTune = Annotated[
         "--model",
         metavar="NAME",
         show_default="photo",
-        help="A shipped model or a weights file, instead of --tune.",
+        help="Model to use: a name from `vqcodec models`, or a weights file. Instead of --tune.",
     ),
 ]
-ModelName = Annotated[str, typer.Option(metavar="NAME", help="A shipped model or a weights file.")]
+ModelName = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="A name from `vqcodec models`, or a weights file."),
+]
 Weights = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="Weights, where the shipped ones do not fit."),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Weights file to decode with, if the model did not come with vqcodec.",
+    ),
 ]
+
+
+def use_threads(threads: int | None) -> None:
+    """Set the number of threads, if one is given, before a library starts some."""
+    if threads is not None:
+        set_threads(threads)
 
 
 def pixel_limit(max_pixels: int, max_memory: int | None) -> int:
@@ -206,7 +269,7 @@ def pixel_limit(max_pixels: int, max_memory: int | None) -> int:
     if max_memory is None:
         return max_pixels
     if (room := max_memory - ANY_PICTURE) < TILE_PIXEL:
-        raise typer.BadParameter(f"any picture takes {ANY_PICTURE // 10**6} MB")
+        raise typer.BadParameter(f"even a small picture needs {ANY_PICTURE // 10**6} MB")
     tile = limits.TILE**2
     pixels = min((room - TILE_PIXEL * tile) // IDLE_PIXEL + tile, room // FILE_PIXEL)
     return min(max_pixels, pixels if pixels > tile else room // TILE_PIXEL)
@@ -220,8 +283,9 @@ def plan_jobs(
     collected: frozenset[str],
     recursive: bool,
     force: bool,
+    check_source: Callable[[str], None] | None = None,
 ) -> list[Job]:
-    """`files.plan`, after refusing what makes no sense on the command line."""
+    """`jobs.plan`, after refusing what makes no sense on the command line."""
     if STREAM in inputs and (len(inputs) > 1 or recursive):
         raise typer.BadParameter("- (standard input) goes with no other input and no -r")
     if output == STREAM and (len(inputs) > 1 or recursive):
@@ -231,7 +295,7 @@ def plan_jobs(
     to_stdout = output == STREAM or (output is None and STREAM in inputs)
     if report.as_json and to_stdout:
         raise typer.BadParameter("--json and the result cannot both go to standard output")
-    return files.plan(
+    return jobs.plan(
         inputs,
         output,
         suffix,
@@ -239,12 +303,13 @@ def plan_jobs(
         recursive=recursive,
         force=force,
         complain=report.error,
+        check_source=check_source,
     )
 
 
 def picture_suffix(output: str | None, several: bool = False) -> str:
     """Format of the pictures written: what OUT says if it is a file, else .png."""
-    if output is None or output == STREAM or several or files.is_folder(output):
+    if output is None or output == STREAM or several or jobs.is_folder(output):
         return ".png"
     from vqcodec.picture.writing import OUTPUT_EXTENSIONS
 

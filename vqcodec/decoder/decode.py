@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from vqcodec.bitstream import container
 from vqcodec.bitstream.container import ALPHA, EXIF, ICC, XMP
 from vqcodec.bitstream.tiles import Tile
-from vqcodec.decoder.grids import Grids, box_of, read_grids
+from vqcodec.decoder.grids import Grids, read_grids
 from vqcodec.networks import windows
 from vqcodec.networks.model import Model
 from vqcodec.options import Callbacks, DecodeOptions
@@ -17,9 +17,9 @@ from vqcodec.picture import opacity
 from vqcodec.picture.picture import Picture
 from vqcodec.prior.arithmetic import fastest_with_torch
 
-__all__ = ["decode_grids", "decode_picture"]
+__all__ = ["decode_picture", "reconstruct"]
 
-OF_GRIDS = 0.7  # share of the time that entropy decoding takes; the rest is the network's
+OF_GRIDS = 0.7  # share of the progress for entropy decoding; the rest is for the network
 ROWS = 64  # of a grey picture averaged at once: bounds memory
 
 
@@ -40,9 +40,8 @@ def decode_picture(data: bytes, options: DecodeOptions, callbacks: Callbacks) ->
     parsed = found.container
     for loss in _losses(found):
         callbacks.notes(loss)
-    box = box_of(parsed, options.region)
-    size = parsed.height, parsed.width
-    rgb = decode_grids(found.model, found.grids, parsed.quality, size, box)
+    box, size = found.box, (parsed.height, parsed.width)
+    rgb = reconstruct(found.model, found.grids, parsed.quality, size, box)
     if parsed.grey:
         _make_grey(rgb)
     alpha = None
@@ -60,14 +59,14 @@ def decode_picture(data: bytes, options: DecodeOptions, callbacks: Callbacks) ->
     )
 
 
-def decode_grids(
+def reconstruct(
     model: Model,
     grids: Sequence[NDArray[np.integer[Any]]],
     quality: int,
     size: tuple[int, int],
     box: Tile,
 ) -> NDArray[np.uint8]:
-    """Samples (h, w, 3) of a box of a picture.
+    """Index grids -> samples (h, w, 3) of a box of the picture, by the decoder network.
 
     Args:
         grids: (h_l, w_l, S_l) of the whole picture, of the first levels.

@@ -18,7 +18,7 @@ from vqcodec.networks.model import Model
 from vqcodec.options import DecodeOptions, ignore
 from vqcodec.prior.arithmetic import Arithmetic, fastest
 
-__all__ = ["Grids", "box_of", "read_grids"]
+__all__ = ["Grids", "read_grids"]
 
 HOPELESS = 16  # tiles of a damaged file without a single sound part, after which we give up
 
@@ -27,20 +27,23 @@ HOPELESS = 16  # tiles of a damaged file without a single sound part, after whic
 class Grids:
     """What a `.vqc` file holds, entropy-decoded and checked: all but the pixels.
 
-    grids: (h_l, w_l, S_l) per decoded level, coarse first, of the whole picture; zero, which adds
-        nothing, where a tile was not asked for, has not arrived or is damaged.
-    damaged: how many tiles have parts that arrived and are not what was written.
+    Attributes:
+        box: the part of the picture that was asked for.
+        grids: (h_l, w_l, S_l) per decoded level, coarse first, of the whole picture; zero, which
+            adds nothing, where a tile was not needed, has not arrived or is damaged.
+        damaged: how many tiles have parts that arrived and are not what was written.
     """
 
     container: Container
     model: Model
+    box: Tile
     grids: list[NDArray[np.uint16]]
     damaged: int
 
 
 def read_grids(
     data: bytes,
-    options: DecodeOptions,
+    options: DecodeOptions = DecodeOptions(),
     *,
     progress: Callable[[float], None] = ignore,
     arithmetic: Callable[[], Arithmetic] = fastest,
@@ -56,16 +59,15 @@ def read_grids(
         BitstreamError, ModelError, RegionError: as `codec.decompress`.
     """
     parsed = container.parse(data, partial=options.partial, max_pixels=options.max_pixels)
+    box = _box_of(parsed, options.region)
     loaded = models.find(parsed.model_id, options.model)
     specs = loaded.config.levels
     if parsed.level_count > len(specs):
         raise CorruptChunk(b"header", 0, f"{parsed.level_count} levels, model has {len(specs)}")
-    count, size = (
-        min(options.levels or len(specs), parsed.level_count),
-        (parsed.height, parsed.width),
-    )
+    count = min(options.levels or len(specs), parsed.level_count)
+    size = parsed.height, parsed.width
     grids: list[NDArray[np.uint16]] = []
-    tiles = windows.needed(loaded, *size, box_of(parsed, options.region))
+    tiles = windows.needed(loaded, *size, box)
     most, damaged = 0, 0
     reader = Reader(data, parsed, loaded, count, options.partial, arithmetic)
     with closing(read_tiles(reader, tiles, options.workers)) as found:
@@ -82,7 +84,7 @@ def read_grids(
             progress((done + 1) / len(tiles))
     if most == 0:
         raise CorruptChunk(b"payload", len(data), "not even the first part of a tile is there")
-    return Grids(parsed, loaded, grids[:most], damaged)
+    return Grids(parsed, loaded, box, grids[:most], damaged)
 
 
 def _zeros(loaded: Model, size: tuple[int, int], count: int) -> list[NDArray[np.uint16]]:
@@ -93,7 +95,7 @@ def _zeros(loaded: Model, size: tuple[int, int], count: int) -> list[NDArray[np.
     ]
 
 
-def box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
+def _box_of(parsed: Container, region: tuple[int, int, int, int] | None) -> Tile:
     """The part of a picture that is asked for.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Tiles of a file read one after the other, or by several processes at once.
+"""Tiles of a file entropy-decoded one after the other, or by several processes at once.
 
-Tiles do not know of each other, so they can be read together; but the steps of a wavefront are too
-short for threads, of which Python runs one at a time (docs/experiments.md, 20). A worker is a
-process that gets a file once, then numbers of tiles, and answers with their grids. It is never
-needed: what it does not answer, for whatever reason, is read here, and here any error is raised.
+Tiles are independent, so they can be decoded in parallel; but the steps of a scan are too short for
+Python's threads (docs/experiments.md, 20). A worker is a process that gets a file once, then
+numbers of tiles, and answers with their grids. Workers are optional: a tile that one does not
+answer, for whatever reason, is decoded by this process, and errors are raised here only.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ __all__ = ["Reader", "read_tiles", "serve"]
 
 Found = tuple[list[IndexGrid], bool]
 
-MOST = 4  # where nobody says how many: each but this one takes 180 MB, and 60 more with torch
-MANY = 3  # tiles for each, from which on it pays that the others load torch, too, for int8
+MOST = 4  # processes by default: each besides this one takes 180 MB, and 60 more with torch
+MANY = 3  # tiles per process, from which on it pays that workers load torch for its int8 products
 
-# The path is handed over as it is here, so that a worker never runs another vqcodec, nor anything
-# that lies in the folder it is started from.
+# The module path is handed over, so that a worker never runs another vqcodec, nor anything in the
+# folder that it is started from.
 PROGRAM = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])

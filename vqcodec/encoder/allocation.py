@@ -1,9 +1,9 @@
-"""Rate between pictures: at one `-q`, smooth pictures get finer quality than busy ones.
+"""Rate allocation between pictures: at one `-q`, smooth pictures are coded finer than busy ones.
 
 With one lambda for all, a bit saves the same squared error in each picture. But errors count as
-ratios: in dB, and to eyes, which miss in foliage what they see in a sky. So lambda goes with a
-power of the squared error that a transform coder would make; a step of `-q` is about the same
-ratio of errors in each. On the way from bits to dB of one picture nothing changes.
+ratios: in dB, and to eyes, which notice in a sky what they miss in foliage. So lambda is
+proportional to a power of the squared error that a transform coder would make. The rate-distortion
+curve of a picture stays the same; it is only reached at other values of `-q`.
 Source: docs/experiments.md, 17, 36 and 39.
 """
 
@@ -19,19 +19,19 @@ from vqcodec.picture.padding import pad
 __all__ = ["quality_for", "water_filling_error"]
 
 BLOCK = 8  # pixels on a side
-LEVEL = 0.013  # of the water, a squared error: lambda / (2 ln 2) in the middle of `photo`'s scale
-TYPICAL = 0.00275  # error of a picture that is coded at the quality asked for: training pictures'
-POWER = 1.8  # of that error
-MOST = 16.0  # steps of quality
-ENDS = 18.0  # within so many of 0 and 100 less and less moves: both ends can be had for any picture
-SIDE = 512  # of what is looked at together: bounds memory
+LEVEL = 0.013  # water level, a squared error: lambda / (2 ln 2) in the middle of `photo`'s scale
+TYPICAL = 0.00275  # error at which nothing is changed: the mean of the training pictures
+POWER = 1.8  # of that error, to which lambda is proportional
+MOST = 16.0  # largest change of quality
+ENDS = 18.0  # this close to 0 and 100 the change shrinks to zero, so that both can be reached
+SIDE = 512  # pixels of the parts that are transformed at once: bounds memory
 
 
 def quality_for(config: ModelConfig, rgb: NDArray[np.uint8], quality: float) -> float:
     """The quality 0..100 at which a picture is coded when `quality` 0..100 is asked for.
 
-    It grows with what is asked for, from 0 to 100. A model tuned for SSIM weighs errors by what is
-    around them anyway, and is left as it is.
+    It grows with what is asked for, from 0 to 100. A model tuned for SSIM weights errors by their
+    surroundings already; for it nothing changes.
 
     Args:
         rgb: (H, W, 3).
@@ -46,10 +46,10 @@ def quality_for(config: ModelConfig, rgb: NDArray[np.uint8], quality: float) -> 
 
 
 def water_filling_error(rgb: NDArray[np.uint8]) -> float:
-    """Squared error of a pixel of a picture (H, W, 3), all but what lies above the water given up.
+    """Squared error per pixel that reverse water-filling leaves in a picture (H, W, 3).
 
-    Each coefficient y of the DCT of blocks of three orthonormal colours, in 0..1, leaves
-    min(y^2, LEVEL); so 0..3 LEVEL.
+    Each coefficient y of the DCT of blocks of three orthonormal colours, in 0..1, is left with an
+    error of min(y^2, LEVEL); so the result is in 0..3 LEVEL.
     Source: reverse water-filling, Cover and Thomas (2006), 10.3.3, for one sample each.
     """
     total, pixels = 0.0, 0

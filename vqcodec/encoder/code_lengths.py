@@ -1,4 +1,4 @@
-"""How long every code would be at every place, as the exact prior has it, for the search."""
+"""The code length of every index at every position, as the prior expects it, for the search."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -8,38 +8,40 @@ import torch
 from torch import Tensor
 
 from vqcodec.config import Level, Tuning
-from vqcodec.encoder.refine import SAFE, USUAL, between
+from vqcodec.encoder.refine import FADE_IN, interpolate
 from vqcodec.networks.model import Model
 from vqcodec.networks.quantizer import Quantizer
-from vqcodec.prior.wavefront_scan import TOTAL, scan_known
+from vqcodec.prior.constants import TOTAL
+from vqcodec.prior.wavefront_scan import scan_known
 
-__all__ = ["expected_lengths", "mixed", "single"]
+__all__ = ["expected_lengths", "mixed", "single_slice_levels"]
 
-# Share of the real lengths up to the quality SAFE and from USUAL on, linear between. The rest
-# is marginal, since what is cheap here may make the neighbours dear; and where few bits are left,
-# codes like those around add up errors that smooth pictures don't forgive. Experiments 11, 31, 51.
+# Share of the prior's lengths at the two qualities of FADE_IN, linear between. The rest is
+# marginal, since a code that is cheap here can make neighbouring codes more expensive; and at low
+# rates, a preference for codes like their neighbours shows as errors in smooth areas.
+# Experiments 11, 31, 51.
 SHARES: dict[Tuning, tuple[float, float]] = {"psnr": (0.0, 0.65), "ssim": (0.6, 0.8)}
-# For so much of the share all lengths are made longer, or more bits would be spent than before.
+# All lengths are multiplied by 1 + this times the share, to keep the rate where it was.
 LONGER: dict[Tuning, float] = {"psnr": 0.25, "ssim": 0.0}
 
 
 def expected_lengths(
     model: Model, choose: Callable[[int], Sequence[Tensor]], quality: Tensor, levels: int
 ) -> list[Tensor]:
-    """Code lengths given what is chosen around, mixed with marginal ones.
+    """Code lengths of the prior, given a first choice of all indices, mixed with marginal ones.
 
     Args:
-        choose: makes a first choice for so many levels, grids (1, h_l, w_l, S_l), coarse first;
-            not called where there is nothing to gain.
+        choose: gives a first choice of a number of levels, grids (1, h_l, w_l, S_l), coarse
+            first; not called where there is nothing to gain.
         quality: (1,) in 0..100, not rounded.
         levels: how many will be coded.
     Returns:
-        (1, h_l w_l, K_l) in bits, of the first of these levels, all that have one slice; none where
-        the marginal ones are the best.
+        (1, h_l w_l, K_l) in bits for each of the first levels that have one slice; an empty list
+        where marginal lengths alone are used.
     Source: rate-distortion optimised quantisation with adaptive contexts, Karczewicz et al. (2008).
     """
     coded = model.config.levels[:levels]
-    count = single(coded)
+    count = single_slice_levels(coded)
     if not count or not _share(model.config.tune, quality).any():
         return []
     known = [grid.numpy().astype(np.int32) for grid in choose(count)]
@@ -67,11 +69,11 @@ def mixed(quantizer: Quantizer, level: int, quality: Tensor, real: Tensor) -> Te
     return real.mul_(1 + LONGER[tune] * share)
 
 
-def single(levels: Sequence[Level]) -> int:
+def single_slice_levels(levels: Sequence[Level]) -> int:
     """How many levels, from the first, have one slice."""
     return sum(1 for _ in itertools.takewhile(lambda level: level.slices == 1, levels))
 
 
 def _share(tune: Tuning, quality: Tensor) -> Tensor:
     """Of the real lengths, at each quality (B,): (B, 1, 1)."""
-    return between((SAFE, USUAL), SHARES[tune], quality)[..., 0]
+    return interpolate(FADE_IN, SHARES[tune], quality)[..., 0]

@@ -18,7 +18,8 @@ from vqcodec.resources import trim_heap
 
 __all__ = ["Encoder"]
 
-ANOTHER_TRIAL = 0.75  # share of the rest that is left after a trial: nobody knows how many come
+# Of the progress that is left, a trial takes 1 - this: how many will come is not known before.
+ANOTHER_TRIAL = 0.75
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""What `tune = ssim` changes: where errors count more, and where gradients point.
+"""What `tune = ssim` changes: the weight of errors, and the direction of gradients.
 
-Next to a strong texture an error is not seen; on a smooth wall it is. SSIM says so: for a window of
-variance s, 1 - SSIM is about (squared error) / (2 s + C). Without weights, all is squared error.
+An error next to a strong texture is not seen; on a smooth wall it is. In terms of SSIM, for a
+window of variance s, 1 - SSIM is about (squared error) / (2 s + C). `tune = psnr` has no weights.
 """
 
 import torch
@@ -14,22 +14,22 @@ from vqcodec.config import ModelConfig
 __all__ = ["distortion", "dissimilarity", "weights_for"]
 
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for samples in 0..1
-TYPICAL = 0.003  # variance of a place of weight 1: the median over the training pictures
+TYPICAL = 0.003  # variance at which the weight is 1: the median over the training pictures
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW, SIGMA = 11, 1.5
-KEPT_PIXELS = 2**19  # whose maps, 1.5 kB a pixel, are kept for the gradient: faster in training
+KEPT_PIXELS = 2**19  # up to here, maps for the gradient (1.5 kB a pixel) are kept in memory
 SQUARED = 0.1  # share of the gradient that stays with the squared error: MS-SSIM hardly sees colour
 
 
 def weights_for(config: ModelConfig, x: Tensor) -> Tensor | None:
-    """How much a squared error counts at each place of the latent's grid; None: all alike.
+    """The weight of a squared error at each position of the latent; None: equal weights.
 
-    The square root of SSIM's own weight, which saves most (docs/experiments.md, 15).
+    The square root of SSIM's own weight gave the smallest files (docs/experiments.md, 15).
 
     Args:
         x: (B, 3, H, W) in 0..1.
     Returns:
-        (B, H/s, W/s), s the finest stride; from 2.8 where nothing is to 0.1 in strong textures.
+        (B, H/s, W/s), s the finest stride; from 2.8 on flat areas to 0.1 in strong textures.
     Source: Wang et al. (2004); variance-based adaptive quantisation as in x264.
     """
     if config.tune == "psnr":
@@ -42,12 +42,12 @@ def weights_for(config: ModelConfig, x: Tensor) -> Tensor | None:
 
 
 def distortion(decoded: Tensor, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """How far off each picture is: what to descend, and what to compare results by, (B,) each.
+    """The distortion of each picture: a loss to minimise, and a value to compare, (B,) each.
 
-    Both are the squared error, summed, without weights. With weights, the first has the value of
-    the weighted squared error, but most of its gradient is that of 1 - MS-SSIM, scaled so that a
-    relative change of either is worth the same. The second has these shares of the logarithms of
-    both, so that it falls where that gradient leads; it has none itself, and a unit of its own.
+    Without weights, both are the summed squared error. With weights, the loss has the value of the
+    weighted squared error, but most of its gradient is that of 1 - MS-SSIM, scaled so that the same
+    relative change of either counts the same. The second value mixes the logarithms of both in the
+    same shares, so that it falls along that gradient; it has no gradient, and a unit of its own.
 
     Args:
         decoded, x: (B, 3, H, W) in 0..1.

@@ -1,4 +1,4 @@
-"""Analysis by synthesis: a latent whose quantised version decodes closer to the picture."""
+"""Refinement: a latent whose quantised version decodes closer to the picture."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,18 +11,19 @@ from vqcodec.config import Tuning
 from vqcodec.encoder.perception import distortion
 from vqcodec.networks.quantizer import Quantizer
 
-__all__ = ["between", "refine"]
+__all__ = ["FADE_IN", "interpolate", "refine"]
 
-# Part of the way to where the error should be least, at quality 0, 50 and 100, linear between. The
-# whole way would be right if codes were dense; and MS-SSIM is no square: experiment 24.
+# Length of a step, as a share of the way to the expected minimum of the error: at quality 0, 50 and
+# 100, linear between. The whole way would be right if codes were dense: experiment 24.
 STEPS: dict[Tuning, tuple[float, float, float]] = {
     "psnr": (0.16, 0.2, 0.25),
     "ssim": (0.25, 0.25, 0.12),
 }
-CURVATURE = 0.6  # squared error of pixels for one of the latent: 1/1.9 to 1/1.45, experiment 2
-TRUST = 1.25  # where the gradient says that it is more than this, steps are the shorter
-FIRST, MOMENTUM = 1.3, 0.4  # of the first step; of a move, in the next: experiment 30
-SAFE, USUAL = 12, 20  # qualities: up to the one neither, from the other on both: experiment 31
+CURVATURE = 0.6  # squared error in pixels per squared error in the latent: experiment 2
+TRUST = 1.25  # largest (half the gradient) / (error of the latent) at which a step keeps its length
+FIRST, MOMENTUM = 1.3, 0.4  # factor of the first step; share of a step in the next: experiment 30
+# Qualities between which FIRST and MOMENTUM come in: below they do harm. Experiment 31.
+FADE_IN = (12, 20)
 
 
 def refine(
@@ -36,15 +37,17 @@ def refine(
     levels: int | None = None,
     weights: Tensor | None = None,
     progress: Callable[[int], None] | None = None,
-    safe: bool = False,
+    keep_best: bool = False,
 ) -> Tensor:
     """Move latents towards what should be quantised instead: damped Gauss-Newton steps.
 
     The encoder network cannot know which codes will be chosen, nor what the decoder makes of them.
-    If the error of the picture is CURVATURE times that of the latent around the codes chosen
-    before, then the gradient says which latent has none. A decoder that does just that leaves the
-    latent where it is. In smooth parts the decoder may be many times steeper, where errors of
-    neighbours agree; the gradient, too long for the latent's own error, shows it.
+    So the codes chosen before are decoded. The squared error of the picture is modelled as
+    CURVATURE times the squared distance of these codes from some best latent; the gradient then
+    says where that latent is, and the latent moves a part of the way there. If the best latent is
+    the present one, it stays. In smooth parts, where errors of neighbours agree, the squared error
+    may grow many times as fast as in the model. Then the gradient is long compared with the error
+    of the latent, and the step is shortened (TRUST).
 
     Args:
         decode: latents to pictures, differentiable.
@@ -55,22 +58,22 @@ def refine(
         beam, levels: how codes are searched here, and how many levels will be coded.
         weights: (B, h, w), how much errors count (`perception.weights_for`).
         progress: called with the number of steps taken.
-        safe: evaluate once more at the end, and return the latent that was best by error and
-            marginal bits together. On photographs that is the last or as good; on flat colours and
-            hard edges, steps may make it worse.
+        keep_best: quantise and decode once more at the end, and return the latent that was best
+            by error and marginal bits together. On photographs that is the last one or one as
+            good; on flat colours and hard edges, steps may make it worse.
     Returns:
         (B, D, h, w), to be quantised in place of `latent`.
     Source: latent refinement, Campos et al. (2019), here with the quantiser in the loop; momentum,
         Polyak (1964).
     """
     scale = torch.ones(()) if weights is None else weights[:, None].sqrt()
-    part = between((0, 50, 100), STEPS[quantizer.config.tune], quality)
-    usual = between((SAFE, USUAL), (0, 1), quality)
-    first, momentum = 1 + (FIRST - 1) * usual, MOMENTUM * usual
+    part = interpolate((0, 50, 100), STEPS[quantizer.config.tune], quality)
+    faded = interpolate(FADE_IN, (0, 1), quality)
+    first, momentum = 1 + (FIRST - 1) * faded, MOMENTUM * faded
     move, price = torch.zeros(()), quantizer.lambdas(quality)
     best, least = latent, torch.full((len(latent),), torch.inf)
     unit = torch.ones(())
-    for number in range(steps + 1 if safe and steps else steps):
+    for number in range(steps + 1 if keep_best and steps else steps):
         with torch.set_grad_enabled(number < steps):
             quantized = quantizer(latent, quality, levels=levels, beam=beam, weights=weights)
             chosen = quantized.latent.requires_grad_(number < steps)
@@ -92,8 +95,8 @@ def refine(
     return latent
 
 
-def between(qualities: Sequence[float], values: Sequence[float], quality: Tensor) -> Tensor:
-    """What goes with each quality (B,), linear between those given: (B, 1, 1, 1)."""
+def interpolate(qualities: Sequence[float], values: Sequence[float], quality: Tensor) -> Tensor:
+    """The value at each quality (B,), linear between those at `qualities`: (B, 1, 1, 1)."""
     found = np.interp(quality.tolist(), qualities, values)
     return torch.tensor(found, dtype=torch.float32)[:, None, None, None]
 

@@ -93,7 +93,8 @@ class BdRate:
 
     Attributes:
         percent: of the mean curves.
-        percent_each: mean over the pictures' own, which no allocation of rate between them changes.
+        percent_each: the mean of the pictures' own BD-rates, which do not depend on how rate is
+            allocated between pictures.
     """
 
     baseline: str
@@ -139,16 +140,16 @@ def evaluate(
     A picture that fails with one codec is left out for all: means must be over the same pictures.
 
     Args:
-        complain: told of each picture that could not be measured, and why.
-        notes: told what will be missing from the results.
-        progress: told the share of the work done, 0..1, and what is being done.
+        complain: called with each picture that could not be measured, and why.
+        notes: called with a sentence on each thing that will be missing from the results.
+        progress: called with the share of the work done, 0..1, and what is being done.
     Raises:
         ImageError: no pictures in the folder, or none that could be measured.
         ModelError: no such model.
     """
     paths = find_pictures(options.folder, options.skip)
-    told = tuple(_missing(options))
-    for note in told if notes else ():
+    missing = tuple(_missing(options))
+    for note in missing if notes else ():
         notes(note)  # type: ignore[misc]
     entrants = _entrants(options)
     _warm_up(entrants[0])
@@ -175,7 +176,7 @@ def evaluate(
         bd_rates=tuple(_bd_rates(measured)),
         pictures=tuple(dict.fromkeys(m.picture for m in measured)),
         failed=tuple(failed),
-        notes=told,
+        notes=missing,
     )
 
 

@@ -1,4 +1,4 @@
-"""The files that tell of an evaluation: tables, plots and a page that shows them."""
+"""The report of an evaluation: tables, plots and a page that shows them."""
 
 import contextlib
 import csv
@@ -169,7 +169,7 @@ def _page(found: Evaluation, plotted: Sequence[str]) -> bytes:
 
 
 def _draw(found: Evaluation) -> dict[str, bytes]:
-    """File name -> bytes of each plot; none without matplotlib, of which a note has told."""
+    """File name -> bytes of each plot; none without matplotlib, as a note says."""
     if not installed("matplotlib"):
         return {}
     drawn = {}

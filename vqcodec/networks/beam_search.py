@@ -1,7 +1,7 @@
 """Beam search for a sum of codes, one of each codebook, close to a vector and cheap in bits.
 
-Level after level, only the best few sums so far are followed up at each position. A level decided
-alone takes the code that is nearest by itself; the best sum is often another.
+Level after level, only the best few sums so far are followed up at each position. Greedy search
+would take the nearest code of each level by itself; the best sum is often another.
 Source: multi-path search of residual vector quantisers, Juang and Gray (1982); the expansion into
 single and pair terms as in additive quantisation, Babenko and Lempitsky (2014).
 """
@@ -20,7 +20,7 @@ GROUP = 16  # values of which the minimum is taken first
 
 
 class Beam:
-    """Codes, one of each codebook (K_l, D), of small |v - sum of codes|^2 + sum of offsets.
+    """Finds codes, one of each codebook (K_l, D), of small |v - sum of codes|^2 + sum of offsets.
 
     With |v|^2 left out, this is the sum of what each code costs alone, |e|^2 - 2 v e + offset, and
     of 2 e e' for each pair, which does not depend on v and is looked up.
@@ -37,7 +37,7 @@ class Beam:
         self.step = max(1, COSTS_AT_ONCE // (beam * max(map(len, codebooks))))
 
     def __call__(self, vectors: Tensor, offsets: Tensor) -> Tensor:
-        """Indices (n, L) for vectors (n, D) and offsets (n, sum of K_l); `step` of them at best."""
+        """Indices (n, L) for vectors (n, D) and offsets (n, sum of K_l); n is best near `step`."""
         alone = torch.addmm(self.squares, vectors, self.codes.T, alpha=-2) + offsets
         paths = torch.zeros(len(vectors), 1, 0, dtype=torch.long)  # rows of `codes`
         spent = torch.zeros(len(vectors), 1)
@@ -46,7 +46,7 @@ class Beam:
             if start:
                 cross = F.embedding_bag(paths.flatten(0, 1), pairs, mode="sum")
                 cost = cross.view(*spent.shape, -1).add_(cost).add_(spent[..., None])
-            # Of the sums with the last code, only the best will be asked for.
+            # After the last level only the best sum is needed.
             spent, best = smallest(cost.flatten(1), self.beam if end < len(self.codes) else 1)
             size = end - start
             paths = paths.gather(1, (best // size)[..., None].expand(-1, -1, paths.shape[2]))

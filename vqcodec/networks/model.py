@@ -150,8 +150,7 @@ class Model:
             missing, unexpected = module.load_state_dict(state, strict=False)
         except RuntimeError as error:
             raise ModelError(f"weights do not fit their configuration: {error}") from error
-        # Moving averages of training are not stored; everything else must be there.
-        if missing := [name for name in missing if not name.startswith("code_")]:
+        if missing:
             raise ModelError(f"weights lack {prefix}{missing[0]}")
         if unexpected:
             raise ModelError(f"weights hold {prefix}{unexpected[0]}, which has no place")

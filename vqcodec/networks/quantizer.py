@@ -108,7 +108,7 @@ class Quantizer(nn.Module):
 
         Args:
             offset: (B, S, K).
-            price: (B, n).
+            price: (B, n), 1 over the weight of the vector's error, as in `forward`.
         """
         codebook = self.buffer("codebook", level)
         slices, size, dim = codebook.shape
@@ -289,6 +289,6 @@ def rate_bins(quality: Tensor) -> Tensor:
 
 
 def _worth(rates: Tensor) -> bool:
-    """Whether some slice of a level (S, K) says something other than zero often enough."""
+    """Whether some slice of a level (S, K) has codes other than zero often enough."""
     least = WORTH if len(rates) == 1 else WORTH_OF_MANY
     return bool((rates[:, 1:].sum(1) > least * rates.sum(1)).any())

@@ -1,4 +1,4 @@
-"""The networks, a tile at a time: each reads a window as wide as it sees around the tile."""
+"""The networks, a tile at a time: each reads a window as wide as its receptive field needs."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["decode", "encode", "needed", "pixels", "within"]
 
-# Up to this quality the decoder may round to bfloat16, which takes less than half of its time: it
-# costs 0.001 dB there, and 0.02 at quality 100. Experiment 46.
-ROUGH = 64
+# Up to this quality the decoder may compute in bfloat16, which takes less than half of its time and
+# costs 0.001 dB (0.02 dB at quality 100). Experiment 46.
+BFLOAT16_QUALITY = 64
 
 
 def pixels(model: Model, rgb: NDArray[np.uint8], box: Tile) -> "Tensor":
@@ -65,11 +65,14 @@ def decode(
     Args:
         grids: (h_l, w_l, S_l) of the whole picture, of the first levels; only what lies in the
             windows is read.
+        quality: 0..100, as signalled.
+        height, width: of the whole picture, in pixels.
     """
     import torch
 
     signalled = torch.tensor([quality])
-    rounding = torch.autocast("cpu", torch.bfloat16, quality <= ROUGH and fast_bfloat16())
+    rough = quality <= BFLOAT16_QUALITY and fast_bfloat16()
+    precision = torch.autocast("cpu", torch.bfloat16, enabled=rough)
     for tile, window in _windows(model, height, width, box):
         with torch.no_grad():
             parts = [
@@ -79,7 +82,7 @@ def decode(
             base = model.config.base_stride
             shape = (window.bottom - window.top) // base, (window.right - window.left) // base
             latent = model.quantizer.dequantize(parts, *shape)
-            with rounding:
+            with precision:
                 x = model.autoencoder.decode(latent, signalled)[0]
             top, left = tile.top - window.top, tile.left - window.left
             x = x[:, top : top + tile.bottom - tile.top, left : left + tile.right - tile.left]
@@ -90,8 +93,8 @@ def decode(
 def needed(model: Model, height: int, width: int, box: Tile) -> list[Tile]:
     """The tiles whose indices show in a box.
 
-    `decode` reads more, as it decodes whole tiles, so that a part is bit by bit that of the
-    whole picture; but what lies beyond the decoder's reach may as well be zero.
+    `decode` reads the windows of whole tiles, so that a region has the same samples as in the whole
+    picture; but indices beyond the decoder's receptive field may be zero.
     """
     padded = model.config.padded(height, width)
     seen = box.window(model.config.decoder_reach, model.config.strides[0], *padded)

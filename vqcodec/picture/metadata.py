@@ -3,73 +3,95 @@
 from __future__ import annotations
 
 import re
-import struct
+from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image
 
-__all__ = ["descriptive_exif", "read"]
+from vqcodec.picture import exif, png
 
-_ORIENTATION: Final = 0x0112  # EXIF tag
+__all__ = ["Metadata", "descriptive_exif", "read"]
+
 _INTEROPERABILITY: Final = 0xA005
 _EXIF_PREFIX: Final = b"Exif\0\0"
 _SUB_DIRECTORIES: Final = (0x8769, 0x8825)  # camera settings, position
-# What a TIFF file says about the picture and not about its own strips of bytes: description, make,
-# model, resolution (3 tags), software, date, artist, copyright.
+# Tags that describe the picture, not how a TIFF file stores it: description, make, model,
+# resolution (3 tags), software, date, artist, copyright.
 _DESCRIPTIVE: Final = (0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298)
 _XMP_ORIENTATION: Final = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>)\s*)([2-8])")
 
 
-def read(
-    image: Image.Image,
-) -> tuple[bytes | None, bytes | None, bytes | None, int, list[str]]:
-    """What a loaded image says about itself.
+@dataclass(frozen=True)
+class Metadata:
+    """What a picture says about itself.
 
-    Returns:
-        ICC profile; EXIF as a bare TIFF structure with orientation 1; XMP packet with orientation
-        1; the orientation (1..8) that the samples still need; notes.
+    Attributes:
+        icc: ICC profile.
+        exif: EXIF as a bare TIFF structure, orientation 1.
+        xmp: XMP packet, orientation 1.
+        orientation: 1..8, as EXIF counts, of the samples.
+        notes: what was left out.
     """
+
+    icc: bytes | None
+    exif: bytes | None
+    xmp: bytes | None
+    orientation: int
+    notes: tuple[str, ...]
+
+
+def read(image: Image.Image) -> Metadata:
+    """The metadata of a loaded image. An orientation in EXIF overrides one in XMP."""
     notes = []
     icc = image.info.get("icc_profile")
-    gamma = image.info.get("gamma")  # of PNG; with a profile or `sRGB` beside it, it says nothing
-    if (
-        isinstance(gamma, float)
-        and abs(gamma * 2.2 - 1) > 0.03
-        and not (icc or "srgb" in image.info)
-    ):
-        notes.append(f"gamma {gamma:.4g} left out: samples count as sRGB")
+    if "icc_profile" in image.info and not icc:
+        notes.append("colour profile left out: it is damaged")
     xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
     if isinstance(xmp, str):
         xmp = xmp.encode()
-    exif, orientation = None, 1
+    tiff, orientation = None, 1
     if isinstance(xmp, bytes) and (found := _XMP_ORIENTATION.search(xmp)):
         orientation = int(found[2])
         xmp = _XMP_ORIENTATION.sub(rb"\g<1>1", xmp)
     try:
-        orientation = int(image.getexif().get(_ORIENTATION, orientation))  # EXIF takes precedence
+        tiff, stated = _exif(image)
+        orientation = orientation if stated is None else stated
         orientation = orientation if 1 <= orientation <= 8 else 1
-        exif = image.info.get("exif")
-        if not exif and len(own := _descriptive(image.getexif())):
-            exif = own.tobytes()
-        exif = _set_upright(exif.removeprefix(_EXIF_PREFIX), orientation) if exif else None
+        tiff = exif.upright(tiff, orientation != 1) if tiff else None
     except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
-        exif = None
+        tiff = None
         notes.append("damaged EXIF data left out")
-    keep = [part if isinstance(part, bytes) and part else None for part in (icc, exif, xmp)]
-    return keep[0], keep[1], keep[2], orientation, notes
+    icc, tiff, xmp = (
+        part if isinstance(part, bytes) and part else None for part in (icc, tiff, xmp)
+    )
+    return Metadata(icc, tiff, xmp, orientation, tuple(notes))
 
 
-def descriptive_exif(exif: bytes | None) -> Image.Exif:
+def _exif(image: Image.Image) -> tuple[bytes | None, int | None]:
+    """EXIF as a bare TIFF structure; the orientation that it states."""
+    tiff = image.info.get("exif")
+    if not tiff and png.RAW_EXIF in image.info:  # three lines, then hexadecimal digits
+        tiff = bytes.fromhex("".join(image.info[png.RAW_EXIF].split("\n")[3:]))
+    if tiff:
+        tiff = tiff.removeprefix(_EXIF_PREFIX)
+        return tiff, exif.number(tiff, exif.ORIENTATION)
+    own = image.getexif()  # a TIFF file's own tags, or what the caller has set
+    described = _descriptive(own)
+    tiff = described.tobytes().removeprefix(_EXIF_PREFIX) if len(described) else None
+    return tiff, exif.first_number(own.get(exif.ORIENTATION))
+
+
+def descriptive_exif(tiff: bytes | None) -> Image.Exif:
     """The part of EXIF data (a bare TIFF structure) that is about the picture as a whole.
 
-    What else a directory may say would contradict the samples of a TIFF file that it is written
-    into. Nothing where it is damaged.
+    Other tags could contradict the samples of the TIFF file that they are written into. Empty if
+    the data is damaged.
     """
     whole, part = Image.Exif(), Image.Exif()
     try:
-        whole.load(_EXIF_PREFIX + exif if exif else b"")
-        # Through bytes, which fails where values are of other types than their tags have; and only
-        # of what was read can directories be written.
+        whole.load(_EXIF_PREFIX + exif.without_damage(tiff) if tiff else b"")
+        # By way of bytes: this fails here, and not on saving, for values of a wrong type; and
+        # Pillow writes only those sub-directories that it has read.
         part.load(_descriptive(whole).tobytes())
         return part
     except Exception:  # Pillow meets damaged EXIF with many kinds of exceptions
@@ -82,26 +104,7 @@ def _descriptive(own: Image.Exif) -> Image.Exif:
         if tag in own:
             wanted[tag] = own[tag]
     for directory in _SUB_DIRECTORIES:
-        # Without the offset of the directory for interoperability, which would point nowhere.
+        # Without the pointer to the interoperability directory, which is not copied.
         if fields := {t: v for t, v in own.get_ifd(directory).items() if t != _INTEROPERABILITY}:
             wanted[directory] = fields
     return wanted
-
-
-def _set_upright(tiff: bytes, orientation: int) -> bytes:
-    """The EXIF structure with orientation 1, patched in place.
-
-    Writing it anew through Pillow would move what maker notes point at by byte offset. Of a
-    picture that is turned, the thumbnail, which is not, is unlinked.
-    """
-    order = {b"II*\0": "<", b"MM\0*": ">"}[tiff[:4]]
-    patched = bytearray(tiff)
-    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-    (count,) = struct.unpack_from(f"{order}H", tiff, start)
-    for entry in range(start + 2, start + 2 + 12 * count, 12):
-        (tag,) = struct.unpack_from(f"{order}H", tiff, entry)
-        if tag == _ORIENTATION:  # type 3 (16-bit), one value, value 1, filler
-            struct.pack_into(f"{order}HIHH", patched, entry + 2, 3, 1, 1, 0)
-    if orientation != 1 and len(patched) >= start + 6 + 12 * count:
-        struct.pack_into(f"{order}I", patched, start + 2 + 12 * count, 0)  # no next directory
-    return bytes(patched)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Final
 
 import numpy as np
@@ -15,7 +14,7 @@ from vqcodec.picture.picture import UInt8Array
 __all__ = ["decode", "encode"]
 
 _MAX_WEBP_SIDE: Final = 16383
-_MAX_WEBP_PIXELS: Final = 2**22  # its decoder takes 20 bytes each
+_MAX_WEBP_PIXELS: Final = 2**22  # decoding WebP takes 20 bytes of memory for each
 
 
 def encode(alpha: UInt8Array) -> bytes:
@@ -33,18 +32,19 @@ def decode(data: bytes, width: int, height: int) -> UInt8Array:
     """The (height, width) opacity plane that `encode` wrote.
 
     Raises:
-        CorruptChunk: no such file, another size, damaged; the size is checked before decoding.
+        CorruptChunk: not such a file, damaged, or of another size, which is checked before the
+            samples are decoded.
     """
     try:
         with (
-            pillow.guard("opacity plane", width * height),
-            Image.open(io.BytesIO(data), formats=("PNG", "WEBP")) as image,
+            pillow.errors("opacity plane"),
+            pillow.open_file(data, ("PNG", "WEBP")) as image,
         ):
             if image.size != (width, height):
                 raise ImageError(f"{image.size} samples instead of {(width, height)}")
             if image.mode not in ("1", "L", "RGB"):
                 raise ImageError(f"mode {image.mode} instead of grey")
-            image.load()
+            pillow.load(image)
             return np.array(image.convert("L") if image.mode == "1" else image.getchannel(0))
     except ImageError as error:
         raise CorruptChunk(b"ALPHA", 0, str(error)) from error

@@ -1,4 +1,4 @@
-"""Arrays extended to whole blocks."""
+"""Pictures padded to whole blocks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["pad"]
 def pad(array: UInt8Array, multiple: int) -> UInt8Array:
     """Extend an (H, W, C) array below and to the right to multiples of `multiple`.
 
-    Edge samples are repeated: the coder spends next to nothing on what a smooth border predicts.
+    The last row and column are repeated, as a border without edges costs almost no bits.
     """
     height, width = array.shape[:2]
     margins = ((0, -height % multiple), (0, -width % multiple), (0, 0))

@@ -1,4 +1,4 @@
-"""A picture in memory: samples of 8 bits, opacity, metadata."""
+"""A picture in memory: 8-bit samples, opacity and metadata."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Picture", "UInt8Array", "to_pil"]
 UInt8Array = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no truth value, so no generated ==
+@dataclass(frozen=True, eq=False)  # a generated == would fail: comparing arrays gives no bool
 class Picture:
     """One upright picture.
 
@@ -24,7 +24,7 @@ class Picture:
         icc: ICC colour profile of the samples.
         exif: EXIF data as a bare TIFF structure (no `Exif` prefix), orientation 1.
         xmp: XMP packet.
-        notes: one line for each conversion that changed samples or dropped something.
+        notes: a line for each conversion that changed samples or left something out.
     """
 
     rgb: UInt8Array

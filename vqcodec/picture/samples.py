@@ -1,12 +1,13 @@
-"""Any Pillow image -> 8-bit grey or RGB samples and opacity. Only `reading.py` uses it.
+"""Pillow images of any mode -> 8-bit grey or RGB samples, and opacity.
 
-Greyscale is what the file declares: the modes 1, L, LA, La, I, I;16 and F, and palettes whose used
-entries are all grey. An RGB picture stays RGB even when its three channels happen to be equal.
+A picture is grey if its file says so: the modes 1, L, LA, La, I, I;16 and F, and palettes whose
+used entries are all grey. An RGB picture stays RGB even if its three channels are equal.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -20,15 +21,21 @@ __all__ = ["convert", "orient", "raw_mode"]
 _PHOTOMETRIC: Final = 0x0106  # TIFF tag
 _SAMPLE_FORMAT: Final = 0x0153
 _BITS: Final = 0x0102
-_PLANES: Final = 0x011C  # 2: each channel by itself
-# libtiff gives these in the machine's order of bytes, and Pillow swaps them.
+_PLANES: Final = 0x011C  # 2: the channels are stored one after the other
+# libtiff has already put these into the machine's byte order, and Pillow swaps them again.
 _SWAPPED: Final = ("I;16BS", "I;32BS", "F;32BF")
+_BAND: Final = 2**18  # pixels that are converted at once
+
+_Conversion = Callable[[Image.Image], tuple[UInt8Array, UInt8Array | None]]
 
 
 def raw_mode(image: Image.Image) -> str:
     """How the file stores a sample, such as `RGB;16B`; empty once the image is loaded.
 
-    Pillow forgets this on loading and reduces some samples silently, so ask before `load`.
+    Pillow forgets this when it loads the image, and reduces some samples without telling.
+
+    Raises:
+        ValueError: Pillow reads such samples wrongly.
     """
     if not isinstance(image, ImageFile.ImageFile) or not image.tile:
         return ""
@@ -43,10 +50,10 @@ def raw_mode(image: Image.Image) -> str:
 
 
 def _is_misread(image: ImageFile.ImageFile, decoder: str, raw: str) -> bool:
-    """Whether Pillow takes samples for others, without saying so."""
-    if image.format == "JPEG2000":  # deep colours and opacity are rounded past the largest byte
+    """Whether Pillow reads these samples wrongly, and without an error."""
+    if image.format == "JPEG2000":  # rounding to 8 bits wraps white around to black
         return _jpeg2000_depth(image) > (16 if image.mode == "I;16" else 8)
-    if image.format == "PNG":  # only half of each sample can be compared
+    if image.format == "PNG":  # 8 of 16 bits are left to compare
         return raw == "RGB;16B" and "transparency" in image.info
     tags = getattr(image, "tag_v2", {})
     if tags.get(_PLANES) == 2 and len(image.getbands()) > 1:
@@ -58,9 +65,9 @@ def _is_misread(image: ImageFile.ImageFile, decoder: str, raw: str) -> bool:
 
 
 def _jpeg2000_depth(image: ImageFile.ImageFile) -> int:
-    """Bits of a sample of the deepest channel; 128 more where one is signed.
+    """Bits per sample of the deepest channel, plus 128 if one is signed.
 
-    Source: ISO/IEC 15444-1, A.5.1: `SIZ`, right behind the start of the codestream.
+    Source: ISO/IEC 15444-1, A.5.1: `SIZ`, the first marker segment of the codestream.
     """
     file = image.fp
     assert file is not None  # which is closed by loading
@@ -86,23 +93,52 @@ def convert(
     Raises:
         Whatever Pillow raises for a mode that it cannot convert.
     """
-    # All but BGR;16, which is a pixel of 5, 6 and 5 bits.
+    # In `BGR;16`, a pixel has 16 bits, not a sample.
     deep = ";16" in raw and raw != "BGR;16" and image.mode[0] not in "IF"
     notes = ["16-bit samples reduced to 8"] if deep else []
     if image.mode[0] in "IF":
-        samples, note = _reduce(np.asarray(image), image.mode, raw, _white_is_zero(image))
-        return samples, _keyed_alpha(np.asarray(image), image, 1), [note] if note else []
-    if image.mode == "CMYK":
-        samples, note = _cmyk_to_rgb(image, icc)
-        return samples, None, [*notes, note]
-    if image.mode in ("LAB", "HSV", "YCbCr"):
-        notes.append(f"{image.mode} converted to RGB")
-    return (*_convert_8_bit(image, raw, icc), notes)
+        part_of, note = _reduction(image, raw)
+    elif image.mode == "CMYK":
+        part_of, note = _cmyk_to_rgb(icc)
+    else:
+        part_of, note = (lambda band: _convert_8_bit(band, raw)), ""
+        if image.mode in ("LAB", "HSV", "YCbCr"):
+            note = f"{image.mode} converted to RGB"
+    samples, alpha = _joined(image, part_of)
+    # With a profile for RGB, the file says that it is colour.
+    may_be_grey = image.mode in ("P", "PA") and not _is_rgb_profile(icc)
+    if may_be_grey and bool((samples == samples[..., :1]).all()):
+        samples = samples[..., 0]
+    if raw.startswith("LA;"):  # Pillow opens 16-bit grey with alpha as RGBA
+        samples = samples[..., 0]
+    return samples, alpha, [*notes, note] if note else notes
 
 
-def _convert_8_bit(
-    image: Image.Image, raw: str, icc: bytes | None
-) -> tuple[UInt8Array, UInt8Array | None]:
+def _bands(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """The image in bands of rows: converted whole, it would take several times its memory."""
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        # Not by `crop`, which checks the size against `Image.MAX_IMAGE_PIXELS`.
+        box = (0, top, image.width, bottom)
+        size = (image.width, bottom - top)
+        yield slice(top, bottom), image.resize(size, Image.Resampling.NEAREST, box)
+
+
+def _joined(image: Image.Image, part_of: _Conversion) -> tuple[UInt8Array, UInt8Array | None]:
+    samples, alpha = np.empty(0, np.uint8), None
+    for rows, band in _bands(image):
+        part, opacity = part_of(band)
+        if rows.start == 0:
+            samples = np.empty((image.height, *part.shape[1:]), np.uint8)
+            alpha = None if opacity is None else np.empty(samples.shape[:2], np.uint8)
+        samples[rows] = part
+        if alpha is not None:
+            alpha[rows] = opacity
+    return samples, alpha
+
+
+def _convert_8_bit(image: Image.Image, raw: str) -> tuple[UInt8Array, UInt8Array | None]:
     palette = image.mode in ("P", "PA")
     grey = image.mode in ("1", "L", "LA", "La")
     transparent = palette and (
@@ -110,26 +146,20 @@ def _convert_8_bit(
         or image.mode == "PA"
         or (image.palette is not None and image.palette.mode == "RGBA")
     )
-    alpha: UInt8Array | None
     if transparent or image.mode in ("LA", "La", "RGBA", "RGBa"):
-        bands = np.array(image.convert("LA" if grey else "RGBA"))
-        samples, alpha = bands[..., :-1], bands[..., -1]
-    else:
-        wanted = "L" if grey else "RGB"
-        plain = image if image.mode == wanted else image.convert(wanted)  # which copies either way
-        samples = np.array(plain).reshape(*image.size[::-1], -1)
-        alpha = None
-        if not palette:
-            alpha = _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1))
-    if palette and not _is_rgb_profile(icc):  # a grey file must not carry an RGB profile
-        grey = bool((samples == samples[..., :1]).all())
-    if raw.startswith("LA;"):  # Pillow opens 16-bit grey with alpha as RGBA
-        grey = True
-    return samples[..., 0] if grey else samples, alpha
+        bands = np.asarray(image.convert("LA" if grey else "RGBA"))
+        return bands[..., 0] if grey else bands[..., :3], bands[..., -1]
+    wanted = "L" if grey else "RGB"
+    samples = np.asarray(image if image.mode == wanted else image.convert(wanted))
+    return samples, _keyed_alpha(samples, image, {"L;2": 85, "L;4": 17}.get(raw, 1))
 
 
 def _keyed_alpha(samples: NDArray[Any], image: Image.Image, scale: int) -> UInt8Array | None:
-    """Opacity of a picture with one transparent colour, which Pillow gives in the file's units."""
+    """Opacity of a picture with one transparent colour; None without one.
+
+    Args:
+        scale: what to multiply that colour by, which Pillow leaves at the file's depth.
+    """
     key = image.info.get("transparency")
     if image.mode in ("P", "PA") or not isinstance(key, (int, tuple)):
         return None
@@ -140,68 +170,88 @@ def _keyed_alpha(samples: NDArray[Any], image: Image.Image, scale: int) -> UInt8
     if len(wanted) != planes.shape[2]:
         return None
     hidden: NDArray[np.bool_] = (planes == wanted).all(axis=2)
-    return np.where(hidden, 0, 255).astype(np.uint8)
+    opacity: UInt8Array = np.where(hidden, np.uint8(0), np.uint8(255))
+    return opacity
 
 
 def _white_is_zero(image: Image.Image) -> bool:
-    """Of a TIFF file. Pillow inverts such samples up to 8 bits, and leaves larger ones."""
+    """Whether 0 is white in a TIFF file. Pillow inverts such samples only up to 8 bits."""
     return bool(getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0)
 
 
-def _reduce(
-    values: NDArray[Any], mode: str, raw: str, white_is_zero: bool
-) -> tuple[UInt8Array, str]:
-    """Samples of more than 8 bits as 8 bits, by scaling and never by clipping; and a note.
+def _reduction(image: Image.Image, raw: str) -> tuple[_Conversion, str]:
+    """How samples of more than 8 bits become 8 bits, and a note. They are scaled, not clipped.
 
     16-bit samples have a known white, 65535. Integers and floats of other kinds do not: ranges
-    that are customary (0..1, 0..255, 0..65535) are taken at their word, others are stretched.
+    that are customary (0..1, 0..255, 0..65535) are taken as such, others are stretched.
     """
-    if raw == "I;32N":  # of a TIFF file: unsigned, which Pillow has no mode for
-        values = values.view(np.uint32)
-    signed = raw in ("I;16S", "I;16BS")
-    finite = values[np.isfinite(values)] if mode == "F" else values
-    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    low, high = 0.0, 65535.0
+    mode, low, high = image.mode, 0.0, 65535.0
+    signed = raw in ("I;16S", "I;16BS", "I;16NS")
     if "I;12" in raw:
         high, note = 4095.0, "12-bit samples reduced to 8"
     elif mode.startswith("I;16") or raw.startswith("I;16") and not signed:
         note = "16-bit samples reduced to 8"
-    elif mode == "F" and least >= 0 and most <= 1:
-        high, note = 1.0, "float samples 0..1 scaled to 0..255"
-    elif least >= 0 and most <= 255 and (mode == "I" or bool((finite == np.rint(finite)).all())):
-        high, note = 255.0, ""
-    elif mode == "I" and least >= 0 and most <= 65535 and not signed:
-        note = "16-bit samples reduced to 8"
     else:
-        low, high = least, most if most > least else least + abs(least) + 1
-        note = f"samples {least:.6g}..{most:.6g} stretched to 0..255"
-    # float32 keeps 16-bit samples far closer than the 1/514 that could change a rounding.
-    wide: NDArray[Any] = values.astype(np.float32 if mode.startswith("I;16") else np.float64)
-    if mode == "F":
-        wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
-    if white_is_zero:
-        low, high = high, low
-    scaled = np.rint(np.clip((wide - low) * (255.0 / (high - low)), 0, 255))
-    return scaled.astype(np.uint8), note
+        least, most, whole = _range(image, raw)
+        if mode == "F" and least >= 0 and most <= 1:
+            high, note = 1.0, "float samples 0..1 scaled to 0..255"
+        elif least >= 0 and most <= 255 and whole:
+            high, note = 255.0, ""
+        elif mode == "I" and least >= 0 and most <= 65535 and not signed:
+            note = "16-bit samples reduced to 8"
+        else:
+            low, high = least, most if most > least else least + abs(least) + 1
+            note = f"samples {least:.6g}..{most:.6g} stretched to 0..255"
+    black, white = (high, low) if _white_is_zero(image) else (low, high)
+
+    def part_of(band: Image.Image) -> tuple[UInt8Array, UInt8Array | None]:
+        values = _values(band, raw)
+        # float32 keeps 16-bit samples far closer than the 1/514 that could change a rounding.
+        wide: NDArray[Any] = values.astype(np.float32 if mode.startswith("I;16") else np.float64)
+        if mode == "F":
+            wide = np.nan_to_num(wide, nan=low, posinf=high, neginf=low)
+        scaled = np.rint(np.clip((wide - black) * (255.0 / (white - black)), 0, 255))
+        return scaled.astype(np.uint8), _keyed_alpha(np.asarray(band), band, 1)
+
+    return part_of, note
 
 
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> tuple[UInt8Array, str]:
+def _values(image: Image.Image, raw: str) -> NDArray[Any]:
+    values = np.asarray(image)
+    return values.view(np.uint32) if raw == "I;32N" else values  # of TIFF; no mode is
+
+
+def _range(image: Image.Image, raw: str) -> tuple[float, float, bool]:
+    """Least and largest of the finite samples, 0 if there are none; whether all are integers."""
+    ends, whole = list[float](), True
+    for _, band in _bands(image):
+        values = _values(band, raw)
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            ends += [float(finite.min()), float(finite.max())]
+            whole = whole and bool((finite == np.rint(finite)).all())
+    return min(ends, default=0.0), max(ends, default=0.0), whole
+
+
+def _cmyk_to_rgb(icc: bytes | None) -> tuple[_Conversion, str]:
     if icc:
         try:
             from PIL import ImageCms
 
-            rgb = ImageCms.profileToProfile(
-                image,
+            transform = ImageCms.buildTransform(
                 ImageCms.ImageCmsProfile(io.BytesIO(icc)),
                 ImageCms.createProfile("sRGB"),
-                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-                outputMode="RGB",
-                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+                "CMYK",
+                "RGB",
+                ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                ImageCms.Flags.BLACKPOINTCOMPENSATION,
             )
-            return np.array(rgb), "CMYK converted to sRGB through its colour profile"
-        except Exception:  # a bad profile must not cost the picture: Pillow's own formula is left
+            note = "CMYK converted to sRGB through its colour profile"
+            return (lambda band: (np.asarray(transform.apply(band)), None)), note
+        except Exception:  # a damaged profile: convert without it
             pass
-    return np.array(image.convert("RGB")), "CMYK converted to RGB without a colour profile"
+    note = "CMYK converted to RGB without a colour profile"
+    return (lambda band: (np.asarray(band.convert("RGB")), None)), note
 
 
 def _is_rgb_profile(icc: bytes | None) -> bool:

@@ -1,8 +1,14 @@
 """The prior frozen to integers: its tables and matrices, loaded and checked. NumPy only.
 
-Activations and weights are 8-bit integers. Each matrix is checked at loading: no sum of products
-can reach 2**24, so products in float32, float64 and int32 are exact in any order of summation, on
-any machine and with any number of threads. See docs/format.md, section 5.
+Activations and weights are 8-bit integers. Each matrix is checked when it is loaded: no sum of its
+products can reach 2**24, so these are exact in float32, float64 and int32, in any order of
+summation, on any machine and with any number of threads.
+
+A product divides each column's sum, and its bias, by a power of two, so that results come out in
+their own steps, before rounding. In binary floating point this is exact: it only moves the point
+of the integers that the bounds are about.
+
+Source: docs/format.md, section 5.
 """
 
 from __future__ import annotations
@@ -18,36 +24,29 @@ from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.errors import ModelError
 from vqcodec.limits import QUALITIES
 from vqcodec.prior.arithmetic import Arithmetic, Array, FloatArithmetic, Product
+from vqcodec.prior.constants import (
+    ACCUMULATOR_LIMIT,
+    ACTIVATION_MAX,
+    ACTIVATION_UNIT,
+    CONDITION_UNIT,
+    EXPONENTS,
+    FINE_MAX,
+    FINE_STEPS,
+    GATE_UNIT,
+    LOGIT_UNIT,
+    TABLE_SIZE,
+    TABLE_UNIT,
+)
 
 __all__ = ["IntegerPrior", "Layer", "Tables", "Trunk", "clip_activations"]
-
-AROUND = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
-FIRST_TAPS = (
-    *((0, -1), (0, -2)),
-    *((-1, -2), (-1, -1), (-1, 0), (-1, 1)),
-    *((-2, -1), (-2, 0), (-2, 1)),
-)
-LAYER_TAPS = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
-
-ACCUMULATOR_LIMIT = 2**24
-ACTIVATION_MAX = 127  # what is multiplied: 8 units of 16 steps, less one step
-FINE = 8  # steps of what is added up, in one of these
-FINE_MAX = FINE * ACTIVATION_MAX
-GATE_MAX = 128  # a, gate and u: 128 steps per unit; a and u stay below 1
-EXPONENTS = range(4, 16)
-TABLE_SIZE = 1024
-TABLE_UNIT = 2**20
 
 FLOAT32 = FloatArithmetic()
 
 
-# Each column of a matrix, and its bias, is divided by a power of two, so that sums come out in the
-# steps of the result, before rounding. In binary floating point this is exact: the integers of the
-# bounds times a power of two.
-
-
 @dataclass(frozen=True)
 class Layer:
+    """A gated causal layer."""
+
     gate: Product  # (6 C, 2 C): five taps, then the context
     bias: Array  # (2 C,), with the halves of rounding and the offset 64 of the gate
     residual: Product  # (C, C)
@@ -55,7 +54,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Trunk:
-    channels: int
+    """The layers that all levels of one stride share; f is the ratio to the next finer stride."""
+
+    channels: int  # C
     context1: Product  # (9 C, C)
     context2: Product  # (9 C, C)
     first: Product  # (9 C, C)
@@ -65,14 +66,16 @@ class Trunk:
 
 @dataclass(frozen=True)
 class Tables:
-    embedding: Array  # (S, K, C)
-    condition: Array  # (101, 2, C), 256 steps per unit
+    """What each level has for itself."""
+
+    embedding: Array  # (S, K, C), fine values
+    condition: Array  # (101, 2, C), CONDITION_UNIT steps per unit
     output: Product  # (C, S K)
     bias: Array  # (RATE_BINS, S K), with the half of rounding
 
 
 class _Loader:
-    """Takes named tensors, checking type, shape and bounds."""
+    """Takes tensors by name and checks their types, shapes and bounds."""
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], arithmetic: Arithmetic) -> None:
         self.tensors, self.arithmetic = tensors, arithmetic
@@ -89,7 +92,7 @@ class _Loader:
     def embedding(self, name: str, *shape: int) -> Array:
         values = self.integers(name, np.int16, *shape)
         if np.abs(values).max() > FINE_MAX:
-            raise ModelError(f"prior weights: {name} passes {FINE_MAX}")
+            raise ModelError(f"prior weights: {name} is not within -{FINE_MAX}..{FINE_MAX}")
         return self.floats(values)
 
     def bias(self, name: str, *shape: int) -> NDArray[np.int64]:
@@ -104,15 +107,21 @@ class _Loader:
         bias: NDArray[np.int64] | int = 0,
         offset: float = 0.5,
     ) -> tuple[Product, NDArray[np.float64]]:
-        """The product with integers (..., outputs), and the unit of each column's sums.
+        """The product with a matrix, and what one step of each column's sums is worth, (outputs,).
 
-        Results come `steps` times as large as the units say. Inputs are at most `largest`; `bias`
-        and `offset / unit` bound what is added to the integer sums, the half of rounding included.
+        Args:
+            name: of the matrix; `name.weight` and `name.exponent` are its tensors.
+            shape: (..., inputs, outputs) of the weight.
+            steps: steps of a result in one step of an input.
+            largest: bound of the absolute inputs.
+            bias: what will be added to the integer sums.
+            offset: bound of what will be added besides, in steps of the inputs.
         """
         weight = self.integers(f"{name}.weight", np.int8, *shape).reshape(-1, shape[-1])
         exponents = self.integers(f"{name}.exponent", np.int8, shape[-1])
         if exponents.min() < EXPONENTS[0] or exponents.max() > EXPONENTS[-1]:
-            raise ModelError(f"prior weights: an exponent of {name} is out of range")
+            first, last = EXPONENTS[0], EXPONENTS[-1]
+            raise ModelError(f"prior weights: {name}.exponent is not within {first}..{last}")
         units: NDArray[np.float64] = np.ldexp(1.0, -exponents)
         sums = np.abs(weight).sum(0) * largest + np.abs(bias) + offset / units
         if sums.max() >= ACCUMULATOR_LIMIT:
@@ -123,7 +132,8 @@ class _Loader:
         return np.ascontiguousarray(values, dtype=self.arithmetic.sums)
 
     def tables(self, name: str, slices: int, size: int, channels: int) -> Tables:
-        bias, steps = self.bias(f"{name}.output", RATE_BINS, slices * size), 4  # from 16 to 64
+        bias = self.bias(f"{name}.output", RATE_BINS, slices * size)
+        steps = LOGIT_UNIT / ACTIVATION_UNIT
         output, units = self.matrix(
             f"{name}.output", channels, slices * size, steps=steps, bias=bias
         )
@@ -136,35 +146,45 @@ class _Loader:
 
     def layer(self, name: str, channels: int) -> Layer:
         bias = self.bias(f"{name}.gate", 2 * channels)
-        steps = np.repeat([8.0, 2.0], channels)  # a: from 16 to 128 per unit; the gate: b / 4
-        # The gate is 64 steps more than its sum, 32 of the sum's; half of one is for rounding.
+        # The results are a and the gate 1/2 + b / 4. That half is two units of b.
+        steps = np.repeat([1.0, 0.25], channels) * (GATE_UNIT / ACTIVATION_UNIT)
+        half = 2 * ACTIVATION_UNIT
         gate, units = self.matrix(
-            f"{name}.gate", 6, channels, 2 * channels, steps=steps, bias=bias, offset=32.5
+            f"{name}.gate",
+            *(6, channels, 2 * channels),
+            steps=steps,
+            bias=bias,
+            offset=half + 0.5,
         )
-        residual, _ = self.matrix(f"{name}.residual", channels, channels, largest=GATE_MAX)
+        residual, _ = self.matrix(f"{name}.residual", channels, channels, largest=GATE_UNIT)
         return Layer(
             gate=gate,
-            bias=self.floats(bias * units * steps + np.repeat([0.5, 64.5], channels)),
+            bias=self.floats(
+                bias * units * steps + np.repeat([0.5, GATE_UNIT / 2 + 0.5], channels)
+            ),
             residual=residual,
         )
 
     def trunk(
         self, name: str, channels: int, layers: int, finer: int | None, added: float
     ) -> Trunk:
-        """`finer`: outputs of the upsampling; `added`: largest conditioning value, in steps."""
-        context = [
-            self.matrix(
-                f"{name}.context{k}", 9, channels, channels, steps=steps, offset=added + 0.5
-            )[0]
-            for k, steps in ((1, 1), (2, FINE))
-        ]
+        """The layers of a stride.
+
+        Args:
+            finer: f f C', the outputs of the upsampling; None at the finest stride.
+            added: the largest absolute conditioning value, in steps of the inputs.
+        """
+        square, most = (9, channels, channels), added + 0.5
+        up = None
+        if finer is not None:
+            up, _ = self.matrix(f"{name}.up", channels, finer, steps=FINE_STEPS)
         return Trunk(
             channels,
-            context[0],
-            context[1],
-            self.matrix(f"{name}.first", 9, channels, channels, steps=FINE)[0],
+            self.matrix(f"{name}.context1", *square, offset=most)[0],
+            self.matrix(f"{name}.context2", *square, steps=FINE_STEPS, offset=most)[0],
+            self.matrix(f"{name}.first", *square, steps=FINE_STEPS)[0],
             tuple(self.layer(f"{name}.{i}", channels) for i in range(layers)),
-            None if finer is None else self.matrix(f"{name}.up", channels, finer, steps=FINE)[0],
+            up,
         )
 
 
@@ -177,48 +197,54 @@ class IntegerPrior:
         tensors: Mapping[str, NDArray[Any]],
         arithmetic: Arithmetic = FLOAT32,
     ) -> None:
-        """Load what `freezing.freeze` made.
+        """Load what `freeze.freeze` made.
 
         Args:
             config: the model's configuration.
             tensors: integer arrays by name; names outside `prior.` are ignored.
-            arithmetic: what the arithmetic is done in; results are the same.
+            arithmetic: what products are calculated in; results are the same in all.
         Raises:
             ModelError: an array is missing, has another type or shape, or breaks a bound.
         """
         loader = _Loader(tensors, arithmetic)
         self.config, self.arithmetic = config, arithmetic
-        strides, widths = config.strides, config.prior.channels
-        width_of = dict(zip(strides, widths, strict=True))
+        width_of = dict(zip(config.strides, config.prior.channels, strict=True))
         self.tables = [
             loader.tables(
                 f"prior.level{k}", level.slices, level.codebook_size, width_of[level.stride]
             )
             for k, level in enumerate(config.levels)
         ]
-        self._trunks: dict[int, Trunk] = {}
+        self._trunks = self._load_trunks(loader)
+        table = loader.integers("prior.table", np.int32, TABLE_SIZE)
+        # The largest logit always contributes table[0]: no sum of a row can be zero.
+        if table[0] != TABLE_UNIT or table.min() < 0 or table.max() > TABLE_UNIT:
+            raise ModelError(f"prior weights: prior.table leaves 0..{TABLE_UNIT} or starts lower")
+        self.table = table.astype(np.float64)
+
+    def _load_trunks(self, loader: _Loader) -> dict[int, Trunk]:
+        """By stride."""
+        config, trunks = self.config, dict[int, Trunk]()
+        strides, widths = config.strides, config.prior.channels
         for k, stride in enumerate(strides):
             finer = None
             if k + 1 < len(strides):
                 finer = (stride // strides[k + 1]) ** 2 * widths[k + 1]
             added = max(
-                float(np.abs(tables.condition).max()) / 16
+                float(np.abs(tables.condition).max()) * ACTIVATION_UNIT / CONDITION_UNIT
                 for tables, level in zip(self.tables, config.levels, strict=True)
                 if level.stride == stride
             )
-            name = f"prior.{stride}"
-            self._trunks[stride] = loader.trunk(name, widths[k], config.prior.layers, finer, added)
-        table = loader.integers("prior.table", np.int32, TABLE_SIZE)
-        # The largest logit always contributes table[0]: no sum of a row can be zero.
-        if table[0] != TABLE_UNIT or table.min() < 0 or table.max() > TABLE_UNIT:
-            raise ModelError("prior weights: prior.table is out of range")
-        self.table = table.astype(np.float64)
+            trunks[stride] = loader.trunk(
+                f"prior.{stride}", widths[k], config.prior.layers, finer, added
+            )
+        return trunks
 
     def trunk(self, level: int) -> Trunk:
-        """The matrices shared by the levels of one stride."""
+        """The layers that a level shares with the others of its stride."""
         return self._trunks[self.config.levels[level].stride]
 
 
 def clip_activations(h: Array) -> Array:
-    """Clamp fine values to +-1016, in place."""
+    """Clamp fine values to +-`FINE_MAX`, in place."""
     return h.clip(-FINE_MAX, FINE_MAX, out=h)

@@ -2,10 +2,10 @@
 
 Level l sees its own grid causally and every coarser level everywhere: the indices are looked up
 in embedding tables of the prior's own (indices have no order), summed, and passed through two
-unmasked layers. `freezing.freeze` turns a trained prior into the integers of `integer_prior`.
+unmasked layers. `freeze.freeze` rounds a trained prior to the integers of `integer_prior`.
 
 All masked taps (dy, dx) satisfy dx + 2 dy <= 0 (the first layer: < 0), so that positions (i, j)
-with equal j + 2 i do not see each other and can be coded together.
+with equal j + 2 i do not see each other and can be coded together (`wavefront_scan`).
 
 Source: gated PixelCNN, van den Oord et al. (2016), arXiv:1606.05328, with piecewise linear gates.
 """
@@ -21,21 +21,12 @@ from torch import Tensor, nn
 
 from vqcodec.config import RATE_BINS, ModelConfig
 from vqcodec.limits import QUALITIES
+from vqcodec.prior.constants import FIRST_TAPS, LAYER_TAPS, Taps
 
 __all__ = ["GatedLayer", "Prior", "Trunk"]
 
-Taps = tuple[tuple[int, int], ...]
-
-FIRST_TAPS: Taps = (
-    *((0, -1), (0, -2)),
-    *((-1, -2), (-1, -1), (-1, 0), (-1, 1)),
-    *((-2, -1), (-2, 0), (-2, 1)),
-)
-LAYER_TAPS: Taps = ((0, 0), (0, -1), (-1, -1), (-1, 0), (-1, 1))
-CONTEXT_TAPS: Taps = tuple((dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1))
-
 LIMIT = 8.0  # activations stay in [-LIMIT, LIMIT]
-FEATURES = 6
+FEATURES = 6  # functions of the quality
 EMBEDDING = 16  # width of the level embedding
 HIDDEN = 64  # width of the conditioning network
 
@@ -67,12 +58,12 @@ class MaskedConv(nn.Module):
         return y
 
     def tap_weights(self) -> Tensor:
-        """The live weights, (taps, inputs, outputs)."""
+        """The weights at the taps, (taps, inputs, outputs)."""
         kept = [self.weight[:, :, dy + self.reach_y, dx + self.reach_x] for dy, dx in self.taps]
         return torch.stack(kept).transpose(1, 2)
 
     def set_tap_weights(self, weights: Tensor) -> None:
-        """The inverse of `tap_weights`: live weights from (taps, inputs, outputs)."""
+        """Set the weights at the taps, (taps, inputs, outputs); the inverse of `tap_weights`."""
         for (dy, dx), weight in zip(self.taps, weights, strict=True):
             self.weight[:, :, dy + self.reach_y, dx + self.reach_x] = weight.T
 
@@ -118,7 +109,7 @@ class Trunk(nn.Module):
             nn.init.normal_(self.up.weight, std=1 / math.sqrt(channels))
 
     def upsample(self, total: Tensor) -> Tensor:
-        """Base of the next finer stride: (B, h, w, C) -> (B, f h, f w, C').
+        """The total for the next finer stride: (B, h, w, C) -> (B, f h, f w, C').
 
         Row (dy * f + dx) * C' + c of `up.weight` makes channel c of the finer position
         (f i + dy, f j + dx).
@@ -184,7 +175,7 @@ class Prior(nn.Module):
         return tables
 
     def condition(self, level: int, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """The two vectors (c1, c2), each (B, C), that tell the context layers level and q."""
+        """What the two context layers add for level and quality: (c1, c2), each (B, C)."""
         vector = self.tables(level).vector.expand(len(quality), -1)
         hidden = F.silu(self.hidden(torch.cat([vector, quality_features(quality)], dim=1)))
         c1, c2 = self.trunk(level).condition(hidden).chunk(2, dim=1)
@@ -199,7 +190,7 @@ class Prior(nn.Module):
         return bag.reshape(*grid.shape[:3], channels).clamp(-LIMIT, LIMIT)
 
     def context_sum(self, grids: Sequence[Tensor], level: int) -> Tensor:
-        """ctx0 of a level, (B, h, w, C), from the levels before it.
+        """What a level's first context layer reads, (B, h, w, C), from the levels before it.
 
         At the coarsest stride the sum starts at zero; each finer stride starts from the upsampled
         clamped sum over all coarser levels.
@@ -214,7 +205,7 @@ class Prior(nn.Module):
         return total.clamp(-LIMIT, LIMIT)
 
     def forward(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
-        """Scores in nats for every index at every position of one level.
+        """The logits of every index at every position of one level.
 
         Args:
             grids: int64 (B, h_l, w_l, S_l) per level, coarse first; those after `level` are not
@@ -222,7 +213,7 @@ class Prior(nn.Module):
             quality: int64 (B,) in 0..100.
             level: which level to predict.
         Returns:
-            Logits (B, h, w, S, K) float32.
+            (B, h, w, S, K) float32, in nats.
         """
         trunk, tables = self.trunk(level), self.tables(level)
         c1, c2 = (c[:, :, None, None] for c in self.condition(level, quality))
@@ -241,7 +232,7 @@ class Prior(nn.Module):
         return scores.reshape(*scores.shape[:3], *bias.shape[3:]) + bias
 
     def coded_bits(self, grids: Sequence[Tensor], quality: Tensor, level: int) -> Tensor:
-        """Ideal code length of one level, in bits per picture, (B,)."""
+        """Ideal code length of one level, in bits, of each picture, (B,)."""
         logits = self(grids, quality, level)
         nats = F.cross_entropy(
             logits.flatten(0, 3), grids[level].flatten().long(), reduction="none"
@@ -256,10 +247,10 @@ class Prior(nn.Module):
         sigmas: Mapping[int, Tensor],
         projections: Mapping[int, Tensor],
     ) -> None:
-        """Start at the marginal code lengths, and with near embeddings for near codes.
+        """Start from the marginal code lengths, with similar embeddings for similar codes.
 
         Args:
-            code_lengths: marginal bits (RATE_BINS, S_l, K_l) per level, on which context improves.
+            code_lengths: marginal bits (RATE_BINS, S_l, K_l) per level: the prior without context.
             codebooks: (S_l, K_l, d_l) per level, coordinates sorted by falling variance.
             sigmas: stride -> (D_s,), the standard deviation of each coordinate.
             projections: finer stride s' -> (f f D_s', D_s), a latent of the next coarser stride s

@@ -1,9 +1,10 @@
 """A fixed calculation with the frozen prior, and the hash of its result. NumPy only.
 
-Weights files hold the hash of the machine that made them, and `vqcodec doctor` compares: so what
-is calculated here never changes. Small grids of all levels are scanned at three qualities; indices
-are drawn from the frequencies, by integers alone. The hash is the SHA-256 of, for each quality,
-the frequencies of all levels in coding order and then the index grids, all as little-endian int32.
+A weights file holds the hash that the machine gave on which it was made, and `vqcodec doctor`
+compares. So what is calculated here never changes: small grids of all levels are scanned at three
+qualities, their indices drawn from the frequencies by integers alone. The hash is the SHA-256 of,
+for each quality, the frequencies of all levels in coding order and then the index grids, all as
+little-endian int32.
 """
 
 from __future__ import annotations
@@ -16,29 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vqcodec.prior.constants import TOTAL_BITS
 from vqcodec.prior.integer_prior import IntegerPrior
 from vqcodec.prior.wavefront_scan import Step, scan, scan_known
 
-__all__ = ["probe", "probe_known", "probe_scan"]
+__all__ = ["Grids", "probe", "probe_known", "probe_scan"]
 
-ROWS, COLUMNS = 3, 7  # of the coarsest grid: odd, so that products have edges
+ROWS, COLUMNS = 3, 7  # of the coarsest grid: odd, so that no kernel's blocks fit the products
 PROBE_QUALITIES = (10, 50, 90)
-TOTAL_BITS = 24  # of the sum of a row of frequencies
 
 Grids = list[NDArray[np.int32]]  # (1, h, w, S) per level
 Seen = list[list[NDArray[np.float64]]]  # (batch, n, S, K) of each wavefront of each level
 
 
 def probe(prior: IntegerPrior) -> str:
-    """The hash that belongs into a weights file: 64 hexadecimal digits."""
+    """The hash for a weights file: 64 hexadecimal digits."""
     return probe_scan(prior)[0]
 
 
 def probe_scan(prior: IntegerPrior, batch: int = 1) -> tuple[str, list[Grids]]:
-    """Draw the grids of each quality with `scan`; hash and grids do not depend on `batch`.
+    """Draw the grids of each quality with `scan`.
 
     Args:
-        batch: copies of the grids that are scanned together.
+        batch: copies of the grids that are scanned together; the result does not depend on it.
+    Returns:
+        The hash, and the grids of each quality.
     """
     coarsest = prior.config.levels[0].stride
     shapes = prior.config.grid_shapes(ROWS * coarsest, COLUMNS * coarsest)
@@ -77,13 +80,13 @@ def _wavefronts(step: Step, batch: int) -> Iterator[tuple[int, NDArray[np.float6
 
 
 class _Digest:
-    """SHA-256 of the first of several copies; of all that differ from it too, if any does."""
+    """SHA-256 of the first of several copies, and of those that differ from it, if any does."""
 
     def __init__(self) -> None:
         self.hash = sha256()
 
     def add(self, seen: Seen, grids: Grids) -> None:
-        """Take in what was calculated at one quality."""
+        """Add what was calculated at one quality."""
         every: Iterator[NDArray[Any]] = chain(*seen, grids)
         for copies in every:
             self.hash.update(copies[0].astype("<i4").tobytes())
@@ -96,10 +99,10 @@ class _Digest:
 
 
 class _Draw:
-    """Chooses indices by their frequencies; equal ones in all copies."""
+    """Draws indices by their frequencies, the same in all copies."""
 
     def __init__(self, seed: int, sizes: Sequence[int], batch: int) -> None:
-        """`sizes`: indices of each level."""
+        """`sizes`: the number of indices of each level."""
         self.seed, self.batch, self.seen = seed, batch, Seen([] for _ in sizes)
         self.counts = [0, *accumulate(sizes)]  # the number of the next index of each level
 
@@ -116,7 +119,7 @@ class _Draw:
         bounds = frequencies.astype(np.int64).cumsum(axis=-1)
         drawn = (numbers >> np.uint64(64 - TOTAL_BITS)).astype(np.int64)
         indices: NDArray[np.intp] = (bounds <= drawn.reshape(positions, slices, 1)).sum(axis=-1)
-        return indices.clip(max=size - 1)  # in case the machine's sums fall short
+        return indices.clip(max=size - 1)  # where a machine's frequencies sum to too little
 
 
 def _split_mix(seed: int, first: int, count: int) -> NDArray[np.uint64]:

@@ -1,8 +1,8 @@
 """Index grids <-> bytes: a range coder for each part. The only importer of `constriction`.
 
 The coder has a 64-bit state and 32-bit words. Its decoder starts with two words and takes one more
-whenever its range falls below 2**32: so the number of such falls says where a stream must end. It
-is counted, as reading past the end would give zeros, and a stream be longer than it needs.
+whenever its range falls below 2**32, so the number of such falls says where a stream must end. We
+count them, because constriction reads zeros past the end and ignores what a stream has too much.
 
 constriction rescales weights to sum to 2**24 - K, then adds 1 to each. Frequencies less one have
 that sum, which makes its scale exactly 1.0: our integers pass through unrounded on any machine.
@@ -25,7 +25,7 @@ __all__ = ["IndexGrid", "StreamReader", "StreamWriter", "decode_grids", "encode_
 
 IndexGrid = NDArray[np.int32]  # (h, w, S)
 
-KIND = b"payload"
+KIND = b"payload"  # what errors name as the damaged part of the file
 STATE_BYTES = 8
 WORD_BYTES = 4
 
@@ -38,7 +38,7 @@ def encode_grids(
     Args:
         prior: frozen prior, bit for bit the one that the decoder loads.
         grids: one (h, w, S) int32 array per level, coarse first, values in [0, K); may stop early.
-        quality: 0..100, part of what the prior is told.
+        quality: 0..100, which the prior depends on.
         size: levels of a part; the last one may have fewer.
     Returns:
         A stream for each part.
@@ -69,50 +69,66 @@ def decode_grids(
         shapes: (h, w) of all levels of these parts, coarse first.
         quality: 0..100, as encoded.
         size: levels of a part; the last one may have fewer.
-        check: told the grids so far after each part; what it raises saves decoding the rest.
+        check: called after each part with the grids so far; may end decoding by an exception.
     Returns:
         One (h, w, S) int32 array per level; values in [0, K).
     Raises:
-        CorruptChunk: a stream is not one of a part with these shapes; `check` has been told of all
-            parts before it.
+        CorruptChunk: a stream is not one of a part with these shapes; `check` has been called for
+            all parts before it.
         ValueError: shapes or quality out of range, or their number is not that of the streams.
     """
     if len(streams) != -(-len(shapes) // size):
         raise ValueError(f"{len(shapes)} shapes for {len(streams)} streams")
-    readers = [StreamReader(stream) for stream in streams]
-    complete, sound = 0, len(readers)  # parts
-    damage: CorruptChunk | None = None
+    parts = _PartsDecoder(streams, size, len(shapes), check)
+    grids = scan(prior, shapes, quality, parts.choose, done=parts.done)
+    return [grid[0] for grid in grids]
 
-    def choose(step: Step) -> Indices:
-        # Parts are decoded together: those before a damaged one go on, that and others get zeros.
-        nonlocal sound, damage
+
+class _PartsDecoder:
+    """Decodes the parts of a tile side by side.
+
+    Where one is damaged, the parts before it go on; it and those behind it get zeros.
+    """
+
+    def __init__(
+        self,
+        streams: Sequence[bytes],
+        size: int,
+        levels: int,
+        check: Callable[[list[IndexGrid]], None] | None,
+    ) -> None:
+        self._readers = [StreamReader(stream) for stream in streams]
+        self._size, self._levels, self._check = size, levels, check
+        self._complete, self._sound = 0, len(streams)  # parts
+        self._damage: CorruptChunk | None = None
+
+    def choose(self, step: Step) -> Indices:
+        """The indices of a step."""
         indices = np.zeros(len(step.shares), np.int32)
-        for part, own in _parts(step, size):
-            if part < sound:
+        for part, own in _parts(step, self._size):
+            if part < self._sound:
                 try:
-                    indices[own] = readers[part].pull(step.shares[own])
+                    indices[own] = self._readers[part].pull(step.shares[own])
                 except CorruptChunk as error:
-                    sound, damage = part, error
-                    if complete == sound:
+                    self._sound, self._damage = part, error
+                    if self._complete == part:
                         raise
         return indices
 
-    def done(grids: list[NDArray[np.int32]]) -> None:
-        nonlocal complete
-        if len(grids) % size and len(grids) < len(shapes):
-            return  # within a part
-        readers[complete].finish()
-        complete += 1
-        if check:
-            check([grid[0] for grid in grids])
-        if damage and complete == sound:
-            raise damage
-
-    return [grid[0] for grid in scan(prior, shapes, quality, choose, done=done)]
+    def done(self, grids: list[NDArray[np.int32]]) -> None:
+        """Check the last level, if it ends a part."""
+        if len(grids) % self._size and len(grids) < self._levels:
+            return
+        self._readers[self._complete].finish()
+        self._complete += 1
+        if self._check:
+            self._check([grid[0] for grid in grids])
+        if self._damage and self._complete == self._sound:
+            raise self._damage
 
 
 def _parts(step: Step, size: int) -> Iterator[tuple[int, slice]]:
-    """The number of each part that has wavefronts in a step, and which indices are its."""
+    """The number of each part that has wavefronts in a step, and where its indices lie."""
     for part, wavefronts in groupby(step.wavefronts, key=lambda wavefront: wavefront.level // size):
         own = [wavefront.indices for wavefront in wavefronts]
         yield part, slice(own[0].start, own[-1].stop)
@@ -139,8 +155,8 @@ class StreamWriter:
     def finish(self) -> bytes:
         """The shortest stream that decodes to what was pushed, of at least a byte.
 
-        Any number in [low, low + range) does, followed by whatever; constriction picks one of a
-        whole number of words, and we of bytes.
+        Any number in [low, low + range) does, whatever bytes follow. constriction picks one of a
+        whole number of words; this is the shortest of a whole number of bytes.
         """
         words = self._encoder.get_compressed()
         count, (lower, size) = self._encoder.pos()
@@ -190,7 +206,7 @@ class StreamReader:
 
 
 class _WordsRead:
-    """How many words the decoder has taken since it began: its range, followed by symbols."""
+    """How many words the decoder has taken since it began, by following its range."""
 
     def __init__(self) -> None:
         self.words, self._range = 0, 2**64 - 1

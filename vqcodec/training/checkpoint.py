@@ -53,7 +53,7 @@ class Saved:
         for parameter, values in optimizer.state.items():
             for key, value in values.items():
                 if value.shape == parameter.shape:
-                    # The fused optimizer walks memory: moments must lie as their parameter does.
+                    # The fused optimizer needs moments that lie in memory as their parameter does.
                     values[key] = torch.empty_like(parameter).copy_(value)
         for name, tensor in extra.items():
             tensor.copy_(self.tensors[f"extra.{name}"])

@@ -22,7 +22,7 @@ BEAM = 4  # paths that are followed up at each position
 DEAD_COUNT = 0.02  # uses per batch, on the moving average, below which a code is dead
 REVIVED_COUNT = 0.1  # uses that a revived code starts from
 ROUNDS = 8  # of k-means
-CHEAP = 0.05  # lambdas of squared norm below which a code does the work of zero
+CHEAP = 0.05  # a code of less squared norm than this many lambdas counts as the zero code
 
 
 class CodebookLearner(nn.Module):

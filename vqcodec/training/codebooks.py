@@ -1,7 +1,8 @@
-"""The codebooks as something that learns by a gradient, as decoder networks do.
+"""Codebooks that learn by gradient descent, as the decoder network does.
 
-A codebook of means is best for the latent's own error. Codes that coding chose, refined by what
-they decode to and with the prior's lengths, are better placed where pictures come out truer.
+They start from those that `codebook_learning` made by k-means and moving averages. Means are best
+for the error of the latent; but coding chooses codes by what they decode to and by the prior's
+lengths, and for codes so chosen a gradient of the picture's error finds better places.
 Source: docs/experiments.md, 50.
 """
 
@@ -16,9 +17,10 @@ __all__ = ["Codebooks"]
 
 
 class Codebooks(nn.Module):
-    """Those of all levels (S, K, d), each in a unit near its size: one learning rate suits all.
+    """The codebooks (S, K, d) of all levels, each in a unit near its size.
 
-    Units are powers of two, so that nothing is lost on the way here and back.
+    So one learning rate suits all. Units are powers of two, so that nothing is lost on the way here
+    and back.
     """
 
     units: Tensor  # (levels,)

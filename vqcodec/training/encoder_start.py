@@ -92,7 +92,7 @@ def refined(
 
     search = (decode, latent, crops, quality, STEPS, BEAM)
     with torch.enable_grad():
-        target = refine(quantizer, *search, weights=weights, safe=True)
+        target = refine(quantizer, *search, weights=weights, keep_best=True)
     coded = quantizer(target, quality, beam=BEAM, weights=weights).latent
     moved, left = _squares(target - latent, weights), _squares(target - coded, weights)
     left = left.clamp(min=1e-6)

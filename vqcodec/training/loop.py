@@ -36,7 +36,7 @@ class Loop:
         self.step, self.elapsed = 0, 0.0  # seconds, over all sessions
         groups = [{"params": list(m.parameters()), "peak": peak} for m, peak in peaks.items()]
         self.optimizer = torch.optim.AdamW(groups, weight_decay=0, fused=True)
-        moving = get_ema_multi_avg_fn(average)  # type: ignore[no-untyped-call]
+        moving = get_ema_multi_avg_fn(average)
         self.averaged = AveragedModel(self.model, multi_avg_fn=moving)
 
     @property
@@ -63,7 +63,7 @@ class Loop:
         cosine = 0.505 + 0.495 * math.cos(math.pi * max(0.0, progress - 0.02) / 0.98)
         rate = max(progress / 0.02, 0.02) if progress < 0.02 else cosine
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["peak"]
             nn.utils.clip_grad_norm_(group["params"], 1.0)
@@ -85,7 +85,7 @@ def deferred_interrupts() -> Iterator[Event]:
         asked.set()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    # Only the main thread may say what signals do; and who ignores Ctrl-C goes on ignoring it.
+    # Only the main thread may say what signals do; where Ctrl-C is ignored, it stays so.
     heard = [number for number, handler in before.items() if callable(handler)]
     if current_thread() is not main_thread():
         heard = []

@@ -73,7 +73,7 @@ def update_averages(averages: Tensor, bins: Tensor, values: Tensor, rate: float)
 class AutoencoderObjective:
     """(D + commitment + lambda R) / D of each picture of a batch, averaged.
 
-    Dividing by D (not differentiated) gives every quality the same say, as PSNR does.
+    Dividing by D (not differentiated) gives every quality the same weight, as PSNR does.
     """
 
     def __init__(self) -> None:
@@ -131,15 +131,15 @@ class AutoencoderObjective:
 
 
 class DecoderObjective:
-    """How far off the pictures are that codes decode to, for decoder network and codebooks.
+    """The error of the pictures that codes decode to, for decoder network and codebooks.
 
-    Pictures count as ratios of errors, as PSNR has it; not so crops, or the flat ones, which a
-    network can halve the error of, would rule. So each counts by OWN of its own error and what is
-    usual at its quality. MS-SSIM is no logarithm: the mean over pictures is that of the sums.
+    A mean of PSNRs counts ratios of errors. If crops counted so, flat ones would rule, whose error
+    a network can easily halve. So each error is divided by a geometric mean of itself, with the
+    share OWN, and of what is usual at its quality. A mean of MS-SSIMs counts the errors themselves.
     """
 
     OWN: ClassVar[dict[Tuning, float]] = {"psnr": 0.5, "ssim": 0.0}
-    LEAST, MOST = 0.03, 8.0  # of the say of a crop
+    LEAST, MOST = 0.03, 8.0  # weight of a crop
 
     def __init__(self) -> None:
         self.usual = torch.full((RATE_BINS,), torch.nan)  # logarithm of the error
@@ -174,14 +174,14 @@ class DecoderObjective:
             picture = autoencoder.decode(latent, quality)
         loss, _ = distortion(picture, x, weights_for(quantizer.config, x))
         error = loss.detach().clamp(min=1e-6)
-        say = torch.ones(len(x))
+        weight = torch.ones(len(x))
         if whole:
             bins = rate_bins(quality)
             usual = torch.where(self.usual[bins].isnan(), error.log(), self.usual[bins])
             update_averages(self.usual, bins, error.log(), 0.02)
             own = self.OWN[quantizer.config.tune]
-            say = ((1 - own) * (error.log() - usual)).exp().clamp(self.LEAST, self.MOST)
-        return (say * loss / error).mean(), (picture.detach() - x).square().flatten(1).mean(1)
+            weight = ((1 - own) * (error.log() - usual)).exp().clamp(self.LEAST, self.MOST)
+        return (weight * loss / error).mean(), (picture.detach() - x).square().flatten(1).mean(1)
 
 
 def refine_as_coding(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vqcodec.config import ModelConfig, Tuning
-from vqcodec.encoder.code_lengths import mixed, single
+from vqcodec.encoder.code_lengths import mixed, single_slice_levels
 from vqcodec.encoder.perception import weights_for
 from vqcodec.limits import QUALITIES
 from vqcodec.training.checkpoint import Checkpoint, Saved
@@ -151,7 +151,7 @@ def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor
         )
         weights = weights_for(state.config, x)
         choose = partial(state.quantizer, latent, quality, weights=weights)
-        first = choose(levels=single(state.config.levels), beam=FIRST_BEAM).grids
+        first = choose(levels=single_slice_levels(state.config.levels), beam=FIRST_BEAM).grids
         lengths = _lengths(state, first, quality, coded)
         return list(choose(beam=CODING_BEAM, lengths=lengths).grids)
 
@@ -159,7 +159,7 @@ def _coded(state: Run, x: Tensor, quality: Tensor, coded: Tensor) -> list[Tensor
 def _lengths(state: Run, grids: Sequence[Tensor], quality: Tensor, coded: Tensor) -> list[Tensor]:
     """What the prior expects, given a first choice; what is marginal of levels not coded."""
     lengths = []
-    for level in range(single(state.config.levels)):
+    for level in range(single_slice_levels(state.config.levels)):
         with autocast(quality.device.type):
             scores = state.prior(grids, quality, level).squeeze(3).flatten(1, 2)
         real = scores.log_softmax(2).mul_(-1 / math.log(2))

@@ -1,4 +1,4 @@
-"""Draw a dozen pictures that are no photographs: python docs/other_pictures.py FOLDER
+"""Draw a dozen pictures that are no photographs: python benchmarks/other_pictures.py FOLDER
 
 What `vqcodec evaluate FOLDER` then says of them is in docs/evaluate.md.
 """
@@ -11,23 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 WIDTH, HEIGHT = 640, 480
-WORDS = [
-    "the",
-    "codec",
-    "keeps",
-    "every",
-    "index",
-    "and",
-    "the",
-    "reader",
-    "gets",
-    "the",
-    "same",
-    "bits",
-    "on",
-    "any",
-    "machine",
-]
+SENTENCE = "the codec keeps every index and the reader gets the same bits on any machine"
 
 
 def canvas(colour: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -35,13 +19,15 @@ def canvas(colour: str) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return image, ImageDraw.Draw(image)
 
 
-def paragraph(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], size: int, fill: str):
+def paragraph(
+    draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], size: int, fill: str
+) -> None:
     font, rng = ImageFont.load_default(size), np.random.default_rng(size)
     left, top, right, bottom = box
     for y in range(top, bottom, round(1.4 * size)):
         x = left
         while x < right:
-            word = str(rng.choice(WORDS)) + " "
+            word = str(rng.choice(SENTENCE.split())) + " "
             draw.text((x, y), word, fill=fill, font=font)
             x += round(draw.textlength(word, font=font))
 
