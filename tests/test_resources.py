@@ -20,7 +20,7 @@ from helpers import GOLDEN
 from PIL import Image
 from threadpoolctl import ThreadpoolController
 
-from vqcodec import codec
+from vqcodec import codec, resources
 from vqcodec.encoder import encode
 from vqcodec.errors import BitstreamError
 from vqcodec.resources import (
@@ -46,6 +46,7 @@ def counts() -> list[int]:
 @pytest.fixture
 def two_threads() -> Iterator[list[int]]:
     """The counts of a process in which every library has two threads, which the test must keep."""
+    resources._pools.cache_clear()  # other tests may have loaded more libraries since
     before = torch.get_num_threads()
     with ThreadpoolController().limit(limits=2):
         torch.set_num_threads(2)
@@ -232,7 +233,7 @@ __main__.main()
 def test_a_program_that_imports_us_keeps_its_environment() -> None:
     code = """
 import os
-from vqcodec import codec
+from vqcodec import codec, resources
 import vqcodec.resources
 assert not {"OMP_WAIT_POLICY", "KMP_BLOCKTIME"} & set(os.environ)
 """
