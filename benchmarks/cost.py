@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def cost_of(command: Sequence[str | Path], checkout: Path | None = None) -> Cost
     Args:
         checkout: a clone whose vqcodec a Python command is to import; None: the installed one.
     Raises:
-        subprocess.CalledProcessError: it failed.
+        SystemExit: it failed; with what it said.
     """
     peak, over = 0, threading.Event()
 
@@ -41,21 +42,19 @@ def cost_of(command: Sequence[str | Path], checkout: Path | None = None) -> Cost
         while not over.wait(INTERVAL):
             peak = max(peak, sum(map(_memory, _family(process.pid))))
 
-    start = time.perf_counter()
-    with subprocess.Popen(
-        list(map(str, command)),
-        env=environment(checkout),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    words, env, quiet = list(map(str, command)), environment(checkout), subprocess.DEVNULL
+    with tempfile.TemporaryFile() as said:
+        start = time.perf_counter()
+        process = subprocess.Popen(words, env=env, stdout=quiet, stderr=said)
         watcher = threading.Thread(target=watch)
         watcher.start()
         process.wait()
         seconds = time.perf_counter() - start
         over.set()
         watcher.join()
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, process.args)
+        said.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{' '.join(words)}: {said.read().decode(errors='replace')}")
     return Cost(seconds, peak)
 
 
