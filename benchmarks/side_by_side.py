@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from machine import describe
 from PIL import Image, ImageDraw, ImageFont
 
 import vqcodec
@@ -59,4 +60,5 @@ def side_by_side(picture: Image.Image) -> Image.Image:
 
 if __name__ == "__main__":
     source, output = map(Path, sys.argv[1:])
+    print(describe())
     side_by_side(Image.open(source).convert("RGB")).save(output, lossless=True)

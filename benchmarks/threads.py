@@ -15,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from machine import describe
 from PIL import Image
 
 # What the command sets by itself gives way to the environment. 300000 is what libgomp does when
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
+    print(describe())
     spinners = os.cpu_count() if options.busy else 0
     spinning = [subprocess.Popen([sys.executable, "-c", SPIN]) for _ in range(spinners or 0)]
     try:

@@ -36,6 +36,7 @@ def copy(source: Path, path: Path, stored: str | None) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_all_configurations_agree(tiny_weights: dict[str, Path]) -> None:
     path = str(tiny_weights["residual"])
     result = run("--model", path)
@@ -61,6 +62,7 @@ def test_json_tells_of_every_configuration(tiny_weights: dict[str, Path]) -> Non
         assert bool(row["note"]) == (row["hash"] is None)
 
 
+@pytest.mark.slow
 def test_another_stored_hash_is_a_mismatch(tiny_weights: dict[str, Path], tmp_path: Path) -> None:
     path = copy(tiny_weights["vq-vae"], tmp_path / "other.safetensors", "0" * 64)
     result = run("--model", path)

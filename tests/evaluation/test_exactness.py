@@ -22,6 +22,7 @@ def test_a_child_uses_the_kernels_asked_for(tiny_weights: dict[str, Path]) -> No
         assert not found
 
 
+@pytest.mark.slow
 def test_int8_is_used_only_where_its_sums_are_right(
     tiny_weights: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,7 +27,7 @@ Weights = dict[str, Path]
 Files = tuple[Sequence[Image.Image], list[str]]  # as written; notes
 LEFT, RIGHT = (40, 60, 90), (220, 180, 40)
 RGB, GREY, INK = (LEFT, RIGHT), ((57,), (176,)), ((0,), (255,))
-TOLERANCE = 15  # a mix-up of channels or halves, or an inversion, is 50 and more off
+TOLERANCE = 20  # a mix-up of channels or halves, or an inversion, is 50 and more off
 NOISE = noise(32, 48)  # an opacity that no loss would leave as it is
 KEYED = np.array([[0] * 24 + [255] * 24], np.uint8).repeat(32, axis=0)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

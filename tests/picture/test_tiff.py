@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pictures import noise, saved
+from pictures import PILLOW_13, needs_pillow_13, noise, saved
 from PIL import Image
 from tiff_files import DEFLATE, LZW, NO_COMPRESSION, PACKBITS, Layout, tiff_file
 
@@ -142,13 +142,15 @@ def test_every_layout_is_read_rightly_or_refused(
             try:
                 picture = read_picture(tiff_file(samples, layout))
             except ImageError as error:
-                assert "TIFF of an untested kind (" in str(error), layout
+                assert "TIFF of an untested kind (" in str(error) or not PILLOW_13, layout
             else:
                 assert is_right(picture, layout, samples), layout
                 read += not layout.extra
-    assert read == READ.get((photometric, bits, sample_format), 0)
+    most = READ.get((photometric, bits, sample_format), 0)
+    assert read == most or (read < most and not PILLOW_13)
 
 
+@needs_pillow_13
 @pytest.mark.parametrize(
     ("photometric", "bits", "extra"),
     [(1, 8, (1,)), (1, 8, (2,)), (2, 8, (0, 0)), (2, 8, (2, 0)), (2, 16, (2,)), (3, 8, (2,))],
@@ -241,6 +243,7 @@ def ycbcr(rgb: Array) -> Array:
     return np.asarray(np.clip(np.rint(channels), 0, 255), np.uint8)
 
 
+@needs_pillow_13
 @pytest.mark.parametrize("compression", [NO_COMPRESSION, LZW, DEFLATE, PACKBITS])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_ycbcr(compression: int, order: str) -> None:

@@ -48,6 +48,7 @@ def kill_at(phase: str, step: int) -> Callable[[dict[str, Any]], None]:
     return log
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_logs(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     train.run(options(tmp_path, steps=200), ignore)
@@ -64,6 +65,7 @@ def test_a_run_learns_and_logs(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == names
 
 
+@pytest.mark.slow
 def test_training_for_ssim_goes_on_from_weights_for_psnr(
     tmp_path: Path, tiny_weights: dict[str, Path]
 ) -> None:
@@ -74,7 +76,7 @@ def test_training_for_ssim_goes_on_from_weights_for_psnr(
     assert not same_weights(init, tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize("continued", [False, True])
+@pytest.mark.parametrize("continued", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(
     tmp_path: Path,
     tiny_weights: dict[str, Path],
