@@ -203,6 +203,7 @@ assert counts() == {1} and torch.get_num_threads() == 1
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.slow
 def test_threads_can_be_set_before_and_after_libraries_load(when: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
     subprocess.run([sys.executable, "-c", SET, when], env=environment, check=True)
@@ -244,6 +245,7 @@ assert not {"OMP_WAIT_POLICY", "KMP_BLOCKTIME"} & set(os.environ)
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.slow
 def test_a_child_has_only_the_limits_of_its_thread(two_threads: list[int]) -> None:
     data = (GOLDEN / "v0" / "tiny.vqc").read_bytes()
 

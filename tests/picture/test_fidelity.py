@@ -121,7 +121,9 @@ KEPT = {
     "I 32": Kept(
         grey_tiff(GREYS * np.uint32(2**24), 1), "L", FAR.format("9.56301e+08..2.95279e+09"), INK
     ),
-    "I 16 signed": Kept(grey_tiff(GREYS * np.int16(100), 2), "L", FAR.format("5700..17600"), INK),
+    "I 16 signed": Kept(
+        grey_tiff(GREYS.astype(np.int16) * 100, 2), "L", FAR.format("5700..17600"), INK
+    ),
     "camera settings": Kept(saved(plain(), "JPEG", exif=SETTINGS), "RGB"),
     "profile": Kept(saved(plain(), "PNG", icc_profile=cmyk_profile()), "RGB", NO_PROFILE),
     "gamma": Kept(saved(plain(), "PNG", pnginfo=gamma(100_000)), "RGB"),  # as an ICC profile

@@ -131,7 +131,10 @@ READ = {  # of (photometric, bits, sample format), without extra channels: how m
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("photometric", "bits", "sample_format"), KINDS)
+@pytest.mark.parametrize(
+    ("photometric", "bits", "sample_format"),
+    [pytest.param(*kind, marks=[pytest.mark.slow] * (kind[1] == 32)) for kind in KINDS],
+)
 def test_every_layout_is_read_rightly_or_refused(
     photometric: int, bits: int, sample_format: int
 ) -> None:

@@ -53,6 +53,7 @@ def moved(path: Path) -> float:
     return float(distances.mean())
 
 
+@pytest.mark.slow
 def test_refinement_has_less_to_do_and_the_decoder_is_the_same(
     tmp_path: Path, astray: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_fresh_run_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.slow
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(
     tmp_path: Path, astray: Path, monkeypatch: pytest.MonkeyPatch, fresh: bool
 ) -> None:

@@ -324,6 +324,7 @@ def test_every_option_is_kept_or_of_the_start_or_of_the_machine() -> None:
     assert set(KEPT) == names - OF_THE_START - OF_THE_MACHINE
 
 
+@pytest.mark.slow
 def test_equal_runs_write_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of steps and one thread; whenever they log."""
     torch.set_num_threads(1)
@@ -386,6 +387,7 @@ def test_minutes_include_start_up(
     assert ("no time is left to train in" in notes) == (left == 0)
 
 
+@pytest.mark.slow
 def test_a_finished_run_can_be_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to a larger total, by as many steps as are missing; and that can be interrupted, too."""
     monkeypatch.setattr(train_run, "CHECKPOINT_MINUTES", 0.0)
