@@ -1,5 +1,6 @@
 """Tiny models that the tests share: seeded, trained for a few steps, never shipped."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from vqcodec.options import ignore
 from vqcodec.resources import wait_passively
 
 wait_passively()  # before torch loads: spinning threads slow a busy machine down
+# For networks as small as those here, one thread is twice as fast; some tests ask for more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
