@@ -17,6 +17,7 @@ import pytest
 import typer
 from PIL import Image
 
+import vqcodec
 from vqcodec.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -91,7 +92,9 @@ def folder(tmp_path: Path) -> Path:
 def run(folder: Path, block: Block) -> None:
     """Run an example; a command that fails ends it with an error."""
     argv = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    environment = dict(
+        os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(Path(vqcodec.__file__).parents[1])
+    )
     environment["PATH"] = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         [*argv[block.language], block.text],
