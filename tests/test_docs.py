@@ -2,7 +2,8 @@
 
 Every `bash` and `python` block of a page runs, those of one page one after the other in one folder
 that has `photo.png`, `my_photos/` and `kodak/`. A block that cannot run has a comment above it,
-`<!-- not run: REASON -->`. Training takes a few steps in place of the minutes of an example.
+`<!-- not run: REASON -->`. Training takes a few steps in place of the minutes of an example, and
+`doctor` tries fewer kernels.
 """
 
 import os
@@ -30,18 +31,25 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 
-# The command `vqcodec`, as an installed one would be, but for `train`, which takes a few steps.
+# The command `vqcodec`, as an installed one would be, but that `train` takes a few steps on a few
+# crops, and `doctor` tries one set of kernels of each library.
 COMMAND = """
 import sys
 from vqcodec.__main__ import main
-from vqcodec.training import train
-
-class Short(train.TrainOptions):
-    def __new__(cls, output, **given):
-        return train_options(output, **given, steps=4, crop=96, batch=2)
 
 if sys.argv[1:2] == ["train"]:
+    from vqcodec.training import train
+
+    class Short(train.TrainOptions):
+        def __new__(cls, output, **given):
+            return train_options(output, **given, steps=4, crop=96, batch=2, samples=16)
+
     train_options, train.TrainOptions = train.TrainOptions, Short
+if sys.argv[1:2] == ["doctor"]:
+    from vqcodec.evaluation import exactness
+
+    exactness.CORE_TYPES = exactness.CORE_TYPES[-1:]
+    exactness.INT8_KERNELS = exactness.INT8_KERNELS[-1:]
 main()
 """
 
